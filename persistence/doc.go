@@ -1,0 +1,45 @@
+// Package persistence keeps the journal and all that is derived from it in one Pebble store per node.
+//
+// Here live the keys, the Raft log of each shard ([Log]), what is derived from its committed entries ([Index]), and the
+// store itself ([Store]). Here never live turns, routing or consensus: this package does not know what an event means.
+// The bytes of entries and records are in the package entry.
+//
+// Invariant: the log is the only truth. Every other key of a shard can be rebuilt from it, and at every checkpoint they
+// are equal to what the entries up to the applied index give.
+//
+// # Keys
+//
+// A key is the shard id (8 bytes, big-endian), one byte for the type, and the rest; so a shard is one span of keys.
+// Shard 0 is the node itself. Integers in keys are big-endian, in values they are unsigned LEB128 varints (uv) unless a
+// width is given (then little-endian). "grain" in a key is tenant, 0x00, kind, 0x00, key: none of them may hold 0x00.
+//
+//	type  name      rest                      value
+//	0x01  log       index (8)                 a frame, see package entry
+//	0x02  hard      -                         uv term, uv vote, uv commit
+//	0x03  applied   -                         uv index, uv term, uv floor, uv lineage, uv last data entry, uv last journal
+//	                                          time (µs), 8 bytes digest, then a raftpb.ConfState
+//	0x04  head      grain                     uv seq, uv index of the entry with the last record, uv its journal time (µs);
+//	                                          uv seq, uv index, uv ordinal of the last snapshot (all 0: none)
+//	0x05  snap      grain, 0x00, seq (8)      uv index, uv ordinal of the first chunk, uv journal time (µs)
+//	0x06  inbox     source lineage (8)        uv index, uv ordinal, uv effect of the last send taken in
+//	0x07  outbox    -                         uv index: all sends of the entries up to here were taken in by their targets;
+//	                                          a hint: any smaller value is right too
+//	0x08  producer  id                        uv epoch, uv watermark, uv journal time (µs) of the last record, uv count,
+//	                                          then each of the newest entries with its events as uv last sequence, uv index
+//	0x09  id        bucket (8), hash (8)      uv index, uv ordinal, uv journal time (µs), 8 bytes hash of the body
+//	0x0a  timer     reserved                  also reserved: 0x0b group, 0x0c tier, 0x0d key, 0x0e lineage, 0x0f quarantine
+//	0x7f  node      - (shard 0 only)          JSON: format, goarch, number of shards, node id
+//
+// The hash of an id is XXH64 over grain (as above), 0x00, source, 0x00, id; the hash of a body is XXH64 over type, 0x00,
+// payload. The bucket is the journal time of the record in units of 6 hours. The digest of applied is chained: XXH64 over
+// the digest before (8 bytes) and the last 4 bytes (the CRC) of each data entry.
+//
+// # What is written when
+//
+// An append writes log and hard keys, with one sync for all shards of the node. Applying an entry changes memory only;
+// a checkpoint writes all derived keys that changed since the last one, coalesced, in one unsynced batch together with
+// applied. A crash so costs a replay of the entries behind the last checkpoint and nothing else.
+//
+// A grain's records are found from its head backwards: each names the entry before it that has records of the grain
+// (docs/adr/0002). Snapshots have keys of their own, so that a moment in the past is found without walking from the end.
+package persistence

@@ -1,0 +1,212 @@
+package persistence
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// StoreFormat is the version of the keys. A store of a higher one is refused.
+const StoreFormat = 1
+
+// Options of a store. The zero value of a field means its default.
+type Options struct {
+	// Dir is the data folder; it is made if it is not there.
+	Dir string
+	// FS is the file system; the operating system's by default.
+	FS vfs.FS
+	// Shards is the number of shards of a store that is made; 64 by default, a power of two. A store that exists keeps
+	// the number it was made with.
+	Shards int
+	// NodeID of a store that is made; 1 by default.
+	NodeID uint64
+	// CacheBytes for blocks; 64 MiB by default.
+	CacheBytes int64
+	// ReserveBytes of free disk space below which [Store.Full] tells to refuse writes; 256 MiB by default.
+	ReserveBytes uint64
+	// Logger for what the store reports; silent by default.
+	Logger *slog.Logger
+	// Fatal is called when a write that may have been lost cannot be undone, such as a failed fsync. It must not
+	// return. By default it panics.
+	Fatal func(msg string)
+}
+
+// Identity is what a store knows of itself.
+type Identity struct {
+	Format int    `json:"format"`
+	GoArch string `json:"goarch"`
+	Shards int    `json:"shards"`
+	NodeID uint64 `json:"node_id"`
+}
+
+// Store is the one Pebble of a node.
+type Store struct {
+	db      *pebble.DB
+	cache   *pebble.Cache
+	lock    *pebble.Lock
+	id      Identity
+	dir     string
+	fs      vfs.FS
+	reserve uint64
+	full    atomic.Bool
+}
+
+// logger passes on what Pebble reports.
+type logger struct {
+	to    *slog.Logger
+	fatal func(string)
+}
+
+func (l logger) Infof(string, ...any) {}
+func (l logger) Errorf(format string, args ...any) {
+	l.to.Error("storage", "event", fmt.Sprintf(format, args...))
+}
+func (l logger) Fatalf(format string, args ...any) {
+	msg := fmt.Sprintf(format, args...)
+	l.to.Error("storage failed, the node stops", "event", msg)
+	l.fatal(msg)
+}
+
+// Open opens the store in a folder, or makes it. It fails with one line that says why: the folder is locked by another
+// process, read-only, of a later format, or of another processor architecture.
+func Open(o Options) (*Store, error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Shards == 0 {
+		o.Shards = 64
+	}
+	if o.Shards < 1 || o.Shards&(o.Shards-1) != 0 {
+		return nil, fmt.Errorf("the number of shards must be a power of two, not %d", o.Shards)
+	}
+	if o.NodeID == 0 {
+		o.NodeID = 1
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.ReserveBytes == 0 {
+		o.ReserveBytes = 256 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Fatal == nil {
+		o.Fatal = func(msg string) { panic("storage: " + msg) }
+	}
+	if err := o.FS.MkdirAll(o.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("data folder %s cannot be made: %w", o.Dir, err)
+	}
+	lock, err := pebble.LockDirectory(o.Dir, o.FS)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "read-only") {
+			return nil, fmt.Errorf("data folder %s is not writable: %w", o.Dir, err)
+		}
+		return nil, fmt.Errorf("data folder %s is in use by another process: %w", o.Dir, err)
+	}
+	cache := pebble.NewCache(o.CacheBytes)
+	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
+	if err != nil {
+		cache.Unref()
+		_ = lock.Close()
+		if strings.Contains(err.Error(), "format major version") {
+			return nil, fmt.Errorf("data folder %s was written by a later version of Granary: %w", o.Dir, err)
+		}
+		return nil, fmt.Errorf("data folder %s cannot be opened: %w", o.Dir, err)
+	}
+	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, reserve: o.ReserveBytes}
+	if err := s.identify(o); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("data folder %s: %w", o.Dir, err)
+	}
+	return s, nil
+}
+
+func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Options {
+	p := &pebble.Options{
+		FS: o.FS, Lock: lock, Cache: cache,
+		FormatMajorVersion:          pebble.FormatNewest,
+		MemTableSize:                64 << 20,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       30,
+		Logger:                      logger{o.Logger, o.Fatal},
+	}
+	for i := range p.Levels {
+		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	// A read that meets corrupt bytes answers an error; it must not end the process, as Pebble would by default.
+	p.EventListener = &pebble.EventListener{
+		DataCorruption: func(i pebble.DataCorruptionInfo) { o.Logger.Error("stored bytes are corrupt", "detail", i.String()) },
+	}
+	return p
+}
+
+func (s *Store) identify(o Options) error {
+	at := key(0, keyNode)
+	v, closer, err := s.db.Get(at)
+	if errors.Is(err, pebble.ErrNotFound) {
+		s.id = Identity{Format: StoreFormat, GoArch: runtime.GOARCH, Shards: o.Shards, NodeID: o.NodeID}
+		v, err := json.Marshal(s.id)
+		if err != nil {
+			return err
+		}
+		return s.db.Set(at, v, pebble.Sync)
+	}
+	if err != nil {
+		return fmt.Errorf("its identity cannot be read: %w", err)
+	}
+	defer closer.Close()
+	if err := json.Unmarshal(v, &s.id); err != nil {
+		return fmt.Errorf("its identity cannot be read: %w", err)
+	}
+	if s.id.Format > StoreFormat {
+		return fmt.Errorf("written by a later version of Granary (format %d; this one reads up to %d)", s.id.Format, StoreFormat)
+	}
+	if s.id.GoArch != runtime.GOARCH {
+		return fmt.Errorf("written on %s; this is %s, whose floating-point results may differ", s.id.GoArch, runtime.GOARCH)
+	}
+	return nil
+}
+
+// Identity of the store.
+func (s *Store) Identity() Identity { return s.id }
+
+// NewBatch returns an empty batch of writes.
+func (s *Store) NewBatch() *pebble.Batch { return s.db.NewBatch() }
+
+// Metrics of the store.
+func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
+
+// CheckSpace looks at the free disk space and sets what [Store.Full] tells. The owner of the node's clock calls it every
+// second or so.
+func (s *Store) CheckSpace() (free uint64, err error) {
+	u, err := s.fs.GetDiskUsage(s.dir)
+	if errors.Is(err, vfs.ErrUnsupported) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	s.full.Store(u.AvailBytes < s.reserve)
+	return u.AvailBytes, nil
+}
+
+// Full tells whether the disk is down to its reserve: new events must be refused, reads go on.
+func (s *Store) Full() bool { return s.full.Load() }
+
+// Close flushes nothing and closes the store; what was synced is durable.
+func (s *Store) Close() error {
+	err := s.db.Close()
+	s.cache.Unref()
+	return errors.Join(err, s.lock.Close())
+}
