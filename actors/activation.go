@@ -1,0 +1,289 @@
+package actors
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
+)
+
+// grainKey is the name of a grain in this node's maps.
+type grainKey struct{ kind, key string }
+
+// activation is a grain in memory: its state as of its last record, committed or not, and where its records are. It is
+// an actor; only its shard posts to it.
+type activation struct {
+	pid      *actor.PID
+	kind     *grains.Definition // nil: only the head is known (an event for a kind that is not there)
+	name     grainKey
+	keyBytes []byte
+	state    proto.Message
+
+	seq, last uint64 // of the last record, and the index of its entry
+	back      uint64 // its back pointer
+	ordinal   uint32
+	placed    bool // ordinal is known
+	time      int64
+	snapshot  persistence.SnapshotPointer
+	since     int // records since the snapshot
+
+	bytes      int64 // estimate
+	prev, next *activation
+}
+
+// overhead is what an activation costs beside its state: the actor, the map entries, the structs.
+const overhead = 2 << 10
+
+// worthSnapshot is after how many records a grain is snapshotted before it leaves memory: reading fewer back is cheaper
+// than writing its state.
+const worthSnapshot = 16
+
+func (a *activation) ref() grains.Ref { return grains.Ref{Kind: a.name.kind, Key: a.name.key} }
+
+// size sets the estimate of a state that takes n bytes encoded.
+func (a *activation) size(s *Shard, n int64) { a.grow(s, overhead+3*n-a.bytes) }
+
+func (a *activation) grow(s *Shard, n int64) {
+	a.bytes += n
+	s.memory += n
+}
+
+// touch makes an activation the most recently used.
+func (s *Shard) touch(a *activation) {
+	if a.prev != nil {
+		a.prev.next, a.next.prev = a.next, a.prev
+	}
+	a.prev, a.next = s.lru.next.prev, s.lru.next
+	a.prev.next, a.next.prev = a, a
+}
+
+// activate returns the activation of a grain, loading it if need be.
+func (s *Shard) activate(kind *grains.Definition, key string) (*activation, error) {
+	name := grainKey{kind.Name, key}
+	if a := s.grains[name]; a != nil {
+		if a.kind == nil || a.state == nil {
+			return nil, failf(LogicMissing, "grain %v cannot be loaded", a.ref())
+		}
+		return a, nil
+	}
+	a, err := s.load(kind, key)
+	if err != nil {
+		return nil, err
+	}
+	s.admit(a)
+	return a, nil
+}
+
+// admit puts an activation into memory.
+func (s *Shard) admit(a *activation) {
+	s.message.activation = a
+	a.pid = s.cfg.System.Root.Spawn(s.props)
+	s.grains[a.name] = a
+	s.touch(a)
+	s.Stats.Activations++
+}
+
+// bare returns an activation for a dead letter: of a grain that is in memory, or one of which only the head is known.
+func (s *Shard) bare(kind *grains.Definition, kindName, key string) (*activation, error) {
+	name := grainKey{kindName, key}
+	if a := s.grains[name]; a != nil {
+		return a, nil
+	}
+	if kind != nil {
+		if a, err := s.activate(kind, key); err == nil {
+			return a, nil
+		}
+	}
+	head, err := s.index.Head(persistence.AppendGrain(nil, "", kindName, key))
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %s/%s: %w", s.cfg.Shard, kindName, key, err)
+	}
+	a := &activation{name: name, keyBytes: []byte(key), seq: head.Seq, last: head.Last, time: head.Time, snapshot: head.Snapshot}
+	s.admit(a)
+	a.size(s, 0)
+	return a, nil
+}
+
+// load reads a grain that has no uncommitted records: its newest snapshot and the records behind it.
+func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
+	a := &activation{kind: kind, name: grainKey{kind.Name, key}, keyBytes: []byte(key)}
+	head, err := s.index.Head(persistence.AppendGrain(make([]byte, 0, 128), "", kind.Name, key))
+	if err != nil {
+		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
+	}
+	a.seq, a.last, a.time, a.snapshot = head.Seq, head.Last, head.Time, head.Snapshot
+	if err := s.fold(a); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// rebuild puts the state of an activation back to its last record, after a turn that failed half-way. The open entry
+// is closed first, so that every record can be read.
+func (s *Shard) rebuild(a *activation, fx *Effects) error {
+	s.flush(fx)
+	return s.fold(a)
+}
+
+// fold sets the state of an activation from its snapshot and the records behind it, up to a.last.
+func (s *Shard) fold(a *activation) error {
+	a.state, a.since = nil, 0
+	f := folder{shard: s, kind: a.kind, key: a.keyBytes, fetch: s.fetch}
+	state, last, n, err := f.fold(a.snapshot, a.last, a.seq)
+	if err != nil {
+		return err
+	}
+	a.state, a.since = state, int(a.seq-a.snapshot.Seq)
+	if last.Seq != 0 {
+		a.ordinal, a.back, a.placed = last.Ordinal, last.Back, true
+	}
+	a.size(s, n)
+	return nil
+}
+
+// folder computes a state from the journal.
+type folder struct {
+	shard *Shard
+	kind  *grains.Definition
+	key   []byte
+	fetch persistence.Fetch
+}
+
+// fold returns the state after record seq, which is in the entry at index or before it: the snapshot and the records
+// behind it. It also returns the last record folded (zero if there was none behind the snapshot) and the encoded size,
+// roughly.
+func (f *folder) fold(from persistence.SnapshotPointer, index, seq uint64) (state proto.Message, last entry.Record, size int64, err error) {
+	fail := func(err error) (proto.Message, entry.Record, int64, error) {
+		o := Corrupt
+		if g, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
+			o = g.outcome
+		}
+		return nil, last, 0, failf(o, "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
+	}
+	state = f.kind.NewState()
+	if from.Seq != 0 {
+		first, data, err := persistence.ReadSnapshot(f.fetch, from)
+		if err != nil {
+			return fail(err)
+		}
+		if first.Logic > f.kind.Version {
+			return fail(failf(LogicMissing, "its snapshot needs version %d of the kind's logic, this binary has %d", first.Logic, f.kind.Version))
+		}
+		if state, err = f.kind.DecodeState(data); err != nil {
+			return fail(err)
+		}
+		size = int64(len(data))
+	}
+	if seq == from.Seq {
+		// the last record is the one under the snapshot; where it stands is asked for only when it is shown
+		return state, last, size, nil
+	}
+	tail, err := f.tail(index, from.Seq, seq)
+	if err != nil {
+		return fail(err)
+	}
+	for i := range tail {
+		if err := f.replay(state, &tail[i]); err != nil {
+			return fail(fmt.Errorf("seq %d: %w", tail[i].Seq, err))
+		}
+		size += int64(len(tail[i].Payload))
+	}
+	return state, tail[len(tail)-1].Record, size, nil
+}
+
+// tail returns the numbered records above from up to to, oldest first, walking back from the entry at index.
+func (f *folder) tail(index, from, to uint64) ([]HistoryRecord, error) {
+	var tail []HistoryRecord
+	err := persistence.Walk(f.fetch, index, "", f.kind.Name, f.key, func(at uint64, records []entry.Record) bool {
+		for i := len(records) - 1; i >= 0; i-- {
+			r := &records[i]
+			if r.Type.Numbered() && r.Seq > from && r.Seq <= to {
+				tail = append(tail, HistoryRecord{at, *r})
+			}
+		}
+		return len(tail) == 0 || tail[len(tail)-1].Seq > from+1
+	})
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(tail)) != to-from {
+		return nil, fmt.Errorf("%w: %d of the records %d to %d are there", entry.ErrCorrupt, len(tail), from+1, to)
+	}
+	slices.Reverse(tail)
+	return tail, nil
+}
+
+// replay folds one record as it was folded before, with its effects muted but compared.
+func (f *folder) replay(state proto.Message, r *HistoryRecord) error {
+	if r.Type != entry.Input {
+		return nil // a void or a dead letter changed nothing
+	}
+	if r.Logic != f.kind.Version {
+		return failf(LogicMissing, "it needs version %d of the kind's logic, this binary has %d", r.Logic, f.kind.Version)
+	}
+	e, ok := f.kind.Event(r.Event)
+	if !ok {
+		return failf(LogicMissing, "this binary's kind takes no event %q", r.Event)
+	}
+	msg, err := e.Decode(r.Payload)
+	if err != nil {
+		return fmt.Errorf("%w: %w", entry.ErrCorrupt, err)
+	}
+	s := f.shard
+	out := s.replayer.Run(e, grains.Input{Grain: grains.Ref{Kind: f.kind.Name, Key: string(f.key)}, Seq: r.Seq, Now: r.Time, EventTime: r.EventTime,
+		Sender: grains.Ref{Kind: r.Sender.Kind, Key: string(r.Sender.Key)}, Seed: seed(s.index.Lineage(), f.key)}, state, msg)
+	if out.Err != nil {
+		return failf(LogicMissing, "the logic is not the one that ran: the turn fails at replay: %w", out.Err)
+	}
+	again := entry.Record{Reply: r.Reply}
+	for i := range out.Effects {
+		x := &out.Effects[i]
+		again.Effects = append(again.Effects, entry.Effect{Type: entry.Send, Kind: x.To.Kind, Key: []byte(x.To.Key), Event: x.Type, Payload: x.Payload})
+	}
+	if got := again.OutcomeDigest(); got != r.Digest {
+		return failf(LogicMissing, "the logic is not the one that ran: the digest of its effects is %016x at replay, %016x is journaled", got, r.Digest)
+	}
+	return nil
+}
+
+// stop ends the actor of an activation.
+func (s *Shard) stop(a *activation) {
+	if a.pid != nil {
+		s.cfg.System.Root.Stop(a.pid)
+	}
+}
+
+// passivate drops the least recently used activations until the memory budget holds. A grain with records that are not
+// applied stays; one with a long tail is snapshotted first and goes in a later round.
+func (s *Shard) passivate(now int64, fx *Effects) {
+	applied, _ := s.index.Applied()
+	for a := s.lru.prev; s.memory > s.cfg.MemoryBudget && a != &s.lru; {
+		older := a
+		a = a.prev
+		if older.last > applied || older.snapshot.Index > applied {
+			continue
+		}
+		if s.leading && older.kind != nil && older.state != nil && older.since >= worthSnapshot {
+			s.advance(now, 0)
+			s.room(fx)
+			if s.snapshot(older) == nil {
+				continue
+			}
+		}
+		s.drop(older)
+	}
+}
+
+// drop takes an activation out of memory.
+func (s *Shard) drop(a *activation) {
+	s.stop(a)
+	a.prev.next, a.next.prev = a.next, a.prev
+	delete(s.grains, a.name)
+	s.memory -= a.bytes
+	s.Stats.Passivations++
+}

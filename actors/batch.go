@@ -1,0 +1,271 @@
+package actors
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
+)
+
+// producer is what the shard knows of a producer, with what is not committed yet.
+type producer struct {
+	*persistence.Producer
+	// link is the sequence of the last event received in this epoch. Behind a reconnect it runs behind the watermark
+	// while the client repeats what it has no answer for. A new leader takes the watermark: that refuses some batches it
+	// could take, and takes none that it must refuse.
+	link uint64
+}
+
+// duplicate is an event of a batch whose result is that of an earlier one.
+type duplicate struct {
+	event   int
+	index   uint64
+	ordinal uint32 // where byOrdinal
+	found   bool   // the place is known by ordinal, else the sequence is looked for in the entry
+}
+
+// batch takes the events of a client in.
+func (s *Shard) batch(now int64, b *Batch, fx *Effects) {
+	b.duplicates = b.duplicates[:0]
+	b.Refused, b.wait = Folded, 0
+	if !s.leading {
+		s.refuse(b, Unavailable, "the shard has no leader here", fx)
+		return
+	}
+	if cap(b.Results) < len(b.Events) {
+		b.Results = make([]Result, len(b.Events))
+	}
+	b.Results = b.Results[:len(b.Events)]
+	clear(b.Results)
+	var p *producer
+	if b.Link != nil {
+		var err error
+		if p, err = s.producer(b.Link.Producer); err != nil {
+			s.refuse(b, Corrupt, err.Error(), fx)
+			return
+		}
+		if !s.accept(now, p, b, fx) {
+			return
+		}
+	}
+	for i := range b.Events {
+		if err := s.event(now, p, b, i, fx); err != nil {
+			// the events before this one stay; their results are known to nobody until the batch comes again
+			s.failBatch(b, err, fx)
+			return
+		}
+	}
+	if p != nil {
+		p.link = b.Events[len(b.Events)-1].Sequence
+	}
+	s.await(b, fx)
+}
+
+// await lets a batch wait for the entries that its results rest on.
+func (s *Shard) await(b *Batch, fx *Effects) {
+	if f := s.flightAt(b.wait); f != nil {
+		f.batches = append(f.batches, b)
+		return
+	}
+	s.finish(b, fx)
+}
+
+func (s *Shard) failBatch(b *Batch, err error, fx *Effects) {
+	o := Corrupt
+	if f, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
+		o = f.outcome
+	}
+	s.refuse(b, o, err.Error(), fx)
+}
+
+// producer returns the speculative state of a producer; one that is not known has epoch 0.
+func (s *Shard) producer(id string) (*producer, error) {
+	if p := s.producers[id]; p != nil {
+		return p, nil
+	}
+	known, err := s.index.Producer(id)
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: producer %q: %w", s.cfg.Shard, id, err)
+	}
+	if known == nil {
+		known = &persistence.Producer{}
+	}
+	p := &producer{Producer: known, link: known.Watermark}
+	s.producers[id] = p
+	return p, nil
+}
+
+// accept decides whether a producer's batch follows what the shard has, and opens a newer epoch.
+func (s *Shard) accept(now int64, p *producer, b *Batch, fx *Effects) bool {
+	l := b.Link
+	b.Watermark, b.Epoch = p.Watermark, p.Epoch
+	switch {
+	case l.Epoch < p.Epoch:
+		s.refuse(b, Fenced, fmt.Sprintf("producer %q has a newer epoch %d", l.Producer, p.Epoch), fx)
+		return false
+	case l.Epoch == p.Epoch && l.Previous == p.link && l.Previous != 0:
+		return true
+	case l.Epoch == p.Epoch || l.Previous != 0:
+		s.refuse(b, Gap, fmt.Sprintf("the batch follows sequence %d of producer %q in epoch %d, the shard has up to %d", l.Previous, l.Producer, l.Epoch, p.link), fx)
+		return false
+	}
+	// the first batch of a newer epoch: from now on an older stream of this producer is refused, also behind a crash
+	p.Epoch, p.link, p.Time = l.Epoch, 0, s.advance(now, 0)
+	s.rec = entry.Record{Type: entry.Session, Producer: l.Producer, Epoch: l.Epoch, Time: p.Time}
+	s.room(fx)
+	s.append(&s.rec)
+	b.wait = s.next
+	return true
+}
+
+// event takes one event of a batch in: as a duplicate, or as a turn.
+func (s *Shard) event(now int64, p *producer, b *Batch, i int, fx *Effects) error {
+	e, r := &b.Events[i], &b.Results[i]
+	r.Deduplicated = true
+	var hash uint64
+	switch {
+	case p != nil:
+		if e.Sequence <= p.Watermark {
+			s.Stats.Duplicates++
+			r.Duplicate = true
+			index := p.Find(e.Sequence)
+			b.wait = max(b.wait, index)
+			b.duplicates = append(b.duplicates, duplicate{event: i, index: index})
+			return nil
+		}
+	case e.ID != "":
+		s.keyBuf = persistence.AppendGrain(s.keyBuf[:0], "", e.Kind.Name, e.Key)
+		hash = persistence.IDHash(s.keyBuf, e.Source, e.ID)
+		known, ok, err := s.known(now, hash, e.Kind.IDWindow.Microseconds())
+		if err != nil {
+			return err
+		}
+		if ok {
+			s.Stats.Duplicates++
+			b.wait = max(b.wait, known.Index)
+			if known.Body != persistence.BodyHash(e.Type.Name, e.Payload) {
+				*r = Result{Outcome: Conflict, Deduplicated: true, Reason: fmt.Sprintf("id %q was published before with another body", e.ID)}
+				return nil
+			}
+			r.Duplicate = true
+			b.duplicates = append(b.duplicates, duplicate{event: i, index: known.Index, ordinal: known.Ordinal, found: true})
+			return nil
+		}
+	default:
+		r.Deduplicated = false
+	}
+	a, err := s.activate(e.Kind, e.Key)
+	if err != nil {
+		return err
+	}
+	s.rec = entry.Record{Event: e.Type.Name, EventTime: e.Time, Source: e.Source, Trace: e.Trace, Headers: e.Headers, Payload: e.Payload}
+	rec := &s.rec
+	s.keyBuf = append(s.keyBuf[:0], e.ID...)
+	rec.ID = s.keyBuf
+	rec.Time = s.advance(now, 0)
+	if p != nil {
+		rec.Producer, rec.Epoch, rec.Sequence = b.Link.Producer, b.Link.Epoch, e.Sequence
+	}
+	ordinal, err := s.turn(a, e.Type, e.Message, grains.Ref{}, fx)
+	if err != nil {
+		return err
+	}
+	index := s.next
+	b.wait = index
+	r.Seq, r.Position = rec.Seq, entry.Position{Lineage: s.index.Lineage(), Index: index, Ordinal: ordinal}
+	switch rec.Type {
+	case entry.Void:
+		r.Outcome, r.Reason = Rejected, string(rec.Reason)
+	case entry.DeadLetter:
+		r.Outcome, r.Reason = DeadLettered, string(rec.Reason)
+	}
+	switch {
+	case p != nil:
+		p.Note(b.Link.Epoch, e.Sequence, index, rec.Time)
+	case hash != 0:
+		s.ids[hash] = persistence.Known{Index: index, Ordinal: ordinal, Time: rec.Time, Body: persistence.BodyHash(e.Type.Name, e.Payload)}
+		s.open.ids = append(s.open.ids, hash)
+	}
+	return nil
+}
+
+// known looks for an event id among what is not committed and what is.
+func (s *Shard) known(now int64, hash uint64, window int64) (persistence.Known, bool, error) {
+	if k, ok := s.ids[hash]; ok {
+		return k, true, nil
+	}
+	now = max(now, s.time)
+	k, ok, err := s.index.ID(hash, now-window, now)
+	if err != nil {
+		err = failf(Corrupt, "shard %d: %w", s.cfg.Shard, err)
+	}
+	return k, ok, err
+}
+
+// finish answers a batch: everything it rests on is committed.
+func (s *Shard) finish(b *Batch, fx *Effects) {
+	var data []byte
+	var at uint64
+	for _, d := range b.duplicates {
+		r := &b.Results[d.event]
+		if d.index == 0 {
+			continue // too old to be known in detail: it was journaled, that is all
+		}
+		if at != d.index {
+			var err error
+			if data, err = s.index.Data(d.index); err != nil {
+				s.refuse(b, Corrupt, err.Error(), fx)
+				return
+			}
+			at = d.index
+		}
+		if err := first(r, &b.Events[d.event], b.Link, d, data); err != nil {
+			s.refuse(b, Corrupt, fmt.Sprintf("shard %d: %v", s.cfg.Shard, err), fx)
+			return
+		}
+		r.Position.Lineage = s.index.Lineage()
+	}
+	fx.Batches = append(fx.Batches, b)
+}
+
+// first fills in the result that a duplicate had the first time.
+func first(r *Result, e *Event, l *Link, d duplicate, data []byte) error {
+	reader, err := entry.Open(data)
+	if err != nil {
+		return fmt.Errorf("index %d: %w", d.index, err)
+	}
+	if d.found {
+		if err := reader.Skip(int(d.ordinal)); err != nil {
+			return fmt.Errorf("index %d: %w", d.index, err)
+		}
+	}
+	for {
+		var rec entry.Record
+		more, err := reader.Next(&rec)
+		if err != nil {
+			return fmt.Errorf("index %d: %w", d.index, err)
+		}
+		if !more {
+			*r = Result{Outcome: Conflict, Deduplicated: true, Reason: fmt.Sprintf("sequence %d is not above the producer's watermark, and was not published to this shard before", e.Sequence)}
+			return nil
+		}
+		if !d.found && (rec.Producer != l.Producer || rec.Sequence != e.Sequence) {
+			continue
+		}
+		if rec.Event != e.Type.Name || string(rec.Key) != e.Key || !bytes.Equal(rec.Payload, e.Payload) {
+			*r = Result{Outcome: Conflict, Deduplicated: true, Reason: fmt.Sprintf("it was published before, to %s/%s, with another body", rec.Kind, rec.Key)}
+			return nil
+		}
+		r.Seq, r.Position = rec.Seq, entry.Position{Index: d.index, Ordinal: rec.Ordinal}
+		switch rec.Type {
+		case entry.Void:
+			r.Outcome = Rejected
+		case entry.DeadLetter:
+			r.Outcome = DeadLettered
+		}
+		r.Reason = string(rec.Reason)
+		return nil
+	}
+}

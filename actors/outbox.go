@@ -1,0 +1,249 @@
+package actors
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
+)
+
+// Limits of what may be under way to one target shard. Beyond them the target is fed from the log again, later.
+const (
+	maxSends     = 4096
+	maxSendBytes = 4 << 20
+	// catchUpEntries are read at most in one step for a target that lags.
+	catchUpEntries = 64
+	// retryAfter a refusal (µs).
+	retryAfter = 50_000
+)
+
+// outbox hands the sends of committed records to their target shards, in log order. It keeps no sends: what a target
+// did not confirm is in the log.
+type outbox struct {
+	targets map[uint64]*target
+	touched []*target
+	behind  int // targets that lag
+}
+
+// target is what the outbox knows of one target shard.
+type target struct {
+	sent   persistence.Mark // the last send handed over
+	link   persistence.Mark // what the next Inbound names as the one before
+	flying []parcel         // handed over and not confirmed
+	count  int
+	bytes  int
+	lags   bool  // sends behind sent are to be read from the log
+	retry  int64 // not before
+	open   *Inbound
+}
+
+// parcel is one Inbound under way.
+type parcel struct {
+	first        uint64 // index of its first send
+	last         persistence.Mark
+	count, bytes int
+}
+
+func (o *outbox) target(shard uint64, from persistence.Mark) *target {
+	t := o.targets[shard]
+	if t == nil {
+		if o.targets == nil {
+			o.targets = map[uint64]*target{}
+		}
+		t = &target{sent: from}
+		o.targets[shard] = t
+	}
+	return t
+}
+
+// after is a mark behind all sends of an entry.
+func after(index uint64) persistence.Mark {
+	return persistence.Mark{Index: index, Ordinal: math.MaxUint32, Effect: math.MaxUint32}
+}
+
+// begin reads the log from the stored cursor: what lies behind it may have been lost on the way. Targets know what they
+// took in before.
+func (o *outbox) begin(s *Shard, fx *Effects) error {
+	applied, _ := s.index.Applied()
+	for index := s.index.Outbox() + 1; index <= applied; index++ {
+		if err := o.read(s, index, 0); err != nil {
+			return err
+		}
+	}
+	o.send(fx)
+	return nil
+}
+
+// read takes the sends of one entry of the log, for one target or for all (0).
+func (o *outbox) read(s *Shard, index, only uint64) error {
+	term, data, err := s.index.Entry(index)
+	if err != nil {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	r, err := entry.Open(data)
+	if err != nil {
+		return fmt.Errorf("outbox: shard %d index %d: %w", s.cfg.Shard, index, err)
+	}
+	if r.Header.Index != index || r.Header.Term != term {
+		return nil // fenced off: it has no effect
+	}
+	for {
+		var rec entry.Record
+		more, err := r.Next(&rec)
+		if err != nil {
+			return fmt.Errorf("outbox: shard %d index %d: %w", s.cfg.Shard, index, err)
+		}
+		if !more {
+			return nil
+		}
+		o.takeFor(s, index, &rec, only)
+	}
+}
+
+// take notes the sends of a record that was just committed.
+func (o *outbox) take(s *Shard, index uint64, rec *entry.Record) {
+	if len(rec.Effects) > 0 {
+		o.takeFor(s, index, rec, 0)
+	}
+}
+
+func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, only uint64) {
+	for i := range rec.Effects {
+		e := &rec.Effects[i]
+		if e.Type != entry.Send {
+			continue
+		}
+		to := s.cfg.Route(e.Kind, e.Key)
+		if only != 0 && to != only {
+			continue
+		}
+		m := persistence.Mark{Index: index, Ordinal: rec.Ordinal, Effect: uint32(i)}
+		t := o.target(to, after(index-1))
+		if !t.sent.Less(m) || t.lags && only == 0 {
+			continue
+		}
+		if t.count >= maxSends || t.bytes >= maxSendBytes {
+			if !t.lags {
+				t.lags = true
+				o.behind++
+			}
+			continue
+		}
+		if t.open == nil {
+			t.open = &Inbound{From: s.cfg.Shard, To: to, Lineage: s.index.Lineage(), Previous: t.link}
+			t.flying = append(t.flying, parcel{first: index})
+			o.touched = append(o.touched, t)
+		}
+		t.open.Sends = append(t.open.Sends, Sent{Mark: m, Kind: e.Kind, Key: e.Key, Event: e.Event, Payload: e.Payload,
+			SenderKind: rec.Kind, SenderKey: rec.Key, Time: rec.Time, EventTime: rec.EventTime, Hops: rec.Hops, Trace: rec.Trace})
+		p := &t.flying[len(t.flying)-1]
+		p.last, p.count, p.bytes = m, p.count+1, p.bytes+len(e.Payload)
+		t.sent, t.link = m, m
+		t.count++
+		t.bytes += len(e.Payload)
+		s.Stats.Sends++
+	}
+}
+
+// send hands over what was taken.
+func (o *outbox) send(fx *Effects) {
+	for _, t := range o.touched {
+		if t.open != nil {
+			fx.Sends = append(fx.Sends, t.open)
+			t.open = nil
+		}
+	}
+	clear(o.touched)
+	o.touched = o.touched[:0]
+}
+
+// ack takes the answer of a target.
+func (o *outbox) ack(s *Shard, a *Ack, now int64) {
+	t := o.targets[a.From]
+	if t == nil {
+		return
+	}
+	if a.Refused {
+		// everything under way is void for the target: go on from what it has
+		t.flying, t.count, t.bytes = nil, 0, 0
+		// what the stored cursor covers was taken in, whatever the target knows to say
+		t.sent, t.link = a.Mark, persistence.Mark{}
+		if floor := after(s.index.Outbox()); t.sent.Less(floor) {
+			t.sent = floor
+		}
+		t.retry = now + retryAfter
+		if !t.lags {
+			t.lags = true
+			o.behind++
+		}
+		return
+	}
+	n := 0
+	for n < len(t.flying) && !a.Mark.Less(t.flying[n].last) {
+		t.count -= t.flying[n].count
+		t.bytes -= t.flying[n].bytes
+		n++
+	}
+	t.flying = append(t.flying[:0], t.flying[n:]...)
+}
+
+// catchUp feeds the targets that lag and have room again from the log.
+func (o *outbox) catchUp(s *Shard, now int64, fx *Effects) error {
+	if o.behind == 0 || !s.leading {
+		return nil
+	}
+	applied, _ := s.index.Applied()
+	for shard := uint64(1); o.behind > 0 && shard <= s.cfg.Shards; shard++ {
+		t := o.targets[shard]
+		if t == nil || !t.lags || now < t.retry || t.count > maxSends/2 || t.bytes > maxSendBytes/2 {
+			continue
+		}
+		index := max(t.sent.Index, 1)
+		for n := 0; n < catchUpEntries && index <= applied && t.count < maxSends && t.bytes < maxSendBytes; n++ {
+			if err := o.read(s, index, shard); err != nil {
+				return err
+			}
+			index++
+		}
+		if index > applied && t.count < maxSends && t.bytes < maxSendBytes {
+			t.lags = false
+			o.behind--
+		} else if t.count < maxSends && t.bytes < maxSendBytes {
+			// nothing for this target up to here: do not read it again
+			t.sent = after(index - 1)
+		}
+	}
+	o.send(fx)
+	return nil
+}
+
+// cursor is the index up to which all sends were taken in by their targets.
+func (o *outbox) cursor(applied uint64) uint64 {
+	c := applied
+	for _, t := range o.targets {
+		if len(t.flying) > 0 {
+			c = min(c, t.flying[0].first-1)
+		}
+		if t.lags {
+			c = min(c, max(t.sent.Index, 1)-1)
+		}
+	}
+	return c
+}
+
+// quiet tells whether all sends were taken in.
+func (o *outbox) quiet() bool {
+	if o.behind > 0 {
+		return false
+	}
+	for _, t := range o.targets {
+		if len(t.flying) > 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,412 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
+)
+
+// Limits of a shard. They are bounds of memory and latency, not tuning knobs.
+const (
+	// flushBytes closes the open entry.
+	flushBytes = 64 << 10
+	// maxUncommitted bytes may be proposed or open before the shard asks for no more events. It stays below what Raft
+	// would refuse.
+	maxUncommitted = 8 << 20
+	// checkpointRecords and checkpointBytes since the last checkpoint bring the next one: they bound the replay after a
+	// crash.
+	checkpointRecords = 16 << 10
+	checkpointBytes   = 8 << 20
+	// maxHops is how many sends may follow from one event.
+	maxHops = 64
+	// snapshotChunk is the largest part of a state in one record.
+	snapshotChunk = 256 << 10
+	// producerIdle is how long a producer may be silent before it is forgotten, in journal time (µs).
+	producerIdle = 7 * 24 * 3600 * 1e6
+	// sweepEvery is how often idle producers are looked for (µs).
+	sweepEvery = 3600 * 1e6
+)
+
+// Config of a shard.
+type Config struct {
+	// Shard id, of Shards 1 to n.
+	Shard, Shards uint64
+	// Catalog of kinds.
+	Catalog *grains.Catalog
+	// Index is the derived state of the shard, open at its last checkpoint.
+	Index *persistence.Index
+	// System that the activations are actors of.
+	System *actor.ActorSystem
+	// Route returns the shard of a grain.
+	Route func(kind string, key []byte) uint64
+	// MemoryBudget for the activations of this shard, in bytes.
+	MemoryBudget int64
+}
+
+// Shard is the machine of one shard. See the package documentation.
+type Shard struct {
+	cfg      Config
+	index    *persistence.Index
+	term     uint64 // in which this replica was elected; 0: it follows
+	leading  bool
+	idWindow int64 // the longest of all kinds, µs
+
+	// speculative state, from here to the outbox
+	next      uint64 // index of the open entry
+	prev      uint64 // index of the data entry before it
+	time      int64  // journal time of the last record
+	builder   entry.Builder
+	open      flight
+	flights   []flight // proposed and not yet committed, consecutive
+	pending   int      // bytes of both
+	producers map[string]*producer
+	inbox     map[uint64]persistence.Mark
+	ids       map[uint64]persistence.Known // of flights and the open entry
+	grains    map[grainKey]*activation
+	lru       activation // ring; lru.prev is the least recently used
+	memory    int64
+
+	outbox outbox
+	reads  []*Read
+	// reads that arrived since the last request to confirm leadership wait for the next token
+	token, confirmed uint64
+	asked            bool
+	swept            int64
+	runner           grains.Runner
+	replayer         grains.Runner
+	stateBuf         []byte
+	message          turnMessage
+	props            *actor.Props
+	rec              entry.Record
+	effects          []entry.Effect
+	keyBuf           []byte
+	Stats            Stats
+}
+
+// Stats are counters since the shard was made.
+type Stats struct {
+	Turns, Rejected, DeadLetters, Duplicates, Sends, Snapshots, Activations, Passivations, Entries, Checkpoints uint64
+}
+
+// Add adds the counters of another shard.
+func (s *Stats) Add(o Stats) {
+	s.Turns += o.Turns
+	s.Rejected += o.Rejected
+	s.DeadLetters += o.DeadLetters
+	s.Duplicates += o.Duplicates
+	s.Sends += o.Sends
+	s.Snapshots += o.Snapshots
+	s.Activations += o.Activations
+	s.Passivations += o.Passivations
+	s.Entries += o.Entries
+	s.Checkpoints += o.Checkpoints
+}
+
+// flight is an entry with those who wait for it.
+type flight struct {
+	index   uint64
+	data    []byte
+	batches []*Batch
+	acks    []*Ack
+	ids     []uint64
+}
+
+// NewShard returns the machine of a shard, following.
+func NewShard(cfg Config) *Shard {
+	s := &Shard{cfg: cfg, index: cfg.Index}
+	for _, k := range cfg.Catalog.Kinds() {
+		s.idWindow = max(s.idWindow, k.IDWindow.Microseconds())
+	}
+	s.props = actor.PropsFromProducer(func() actor.Actor { return s.message.activation },
+		actor.WithDispatcher(actor.NewSynchronizedDispatcher(math.MaxInt)))
+	s.forget()
+	return s
+}
+
+// forget drops all speculative state.
+func (s *Shard) forget() {
+	for _, a := range s.grains {
+		s.stop(a)
+	}
+	s.grains = map[grainKey]*activation{}
+	s.lru.next, s.lru.prev = &s.lru, &s.lru
+	s.memory = 0
+	s.producers = map[string]*producer{}
+	s.inbox = map[uint64]persistence.Mark{}
+	s.ids = map[uint64]persistence.Known{}
+	s.open, s.flights, s.pending = flight{}, nil, 0
+	s.builder.Reset(0)
+	s.outbox = outbox{}
+	s.leading, s.asked = false, false
+}
+
+// Leading tells whether the shard takes events.
+func (s *Shard) Leading() bool { return s.leading }
+
+// Overloaded tells whether the shard wants no more client events for now: too much is uncommitted, or a target of its
+// sends lags.
+func (s *Shard) Overloaded() bool { return s.pending > maxUncommitted || s.outbox.behind > 0 }
+
+// Quiet tells whether everything that came in is committed and answered.
+func (s *Shard) Quiet() bool {
+	return s.builder.Len() == 0 && len(s.flights) == 0 && len(s.reads) == 0 && s.outbox.quiet()
+}
+
+// Activations is the number of grains in memory, and their estimated size in bytes.
+func (s *Shard) Activations() (n int, bytes int64) { return len(s.grains), s.memory }
+
+// Step lets the machine take one input at a time (Unix microseconds) and appends what it wants done to fx. Inputs are
+// *Batch, *Read, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
+// lead nor follow any more.
+func (s *Shard) Step(now int64, input any, fx *Effects) error {
+	switch in := input.(type) {
+	case *Batch:
+		s.batch(now, in, fx)
+	case *Inbound:
+		return s.inbound(now, in, fx)
+	case *Committed:
+		for _, e := range in.Entries {
+			if err := s.apply(now, e, fx); err != nil {
+				return err
+			}
+		}
+		s.outbox.send(fx)
+		s.answer(fx)
+		return s.checkpoint(false)
+	case *Read:
+		s.read(in, fx)
+	case *Ack:
+		s.outbox.ack(s, in, now)
+	case Idle:
+		if err := s.outbox.catchUp(s, now, fx); err != nil {
+			return err
+		}
+		s.passivate(now, fx)
+		if s.builder.Len() > 0 && len(s.flights) == 0 {
+			s.flush(fx)
+		}
+		s.confirm(fx)
+	case Confirmed:
+		s.asked = false
+		s.confirmed = max(s.confirmed, in.Token)
+		s.answer(fx)
+	case Lead:
+		s.lose(fx)
+		s.term = in.Term
+	case Lost:
+		s.lose(fx)
+	case Tick:
+		return s.sweep(now, fx)
+	default:
+		return fmt.Errorf("shard %d: unknown input %T", s.cfg.Shard, input)
+	}
+	return nil
+}
+
+// lead begins to lead: an empty entry of this term is applied, and with it everything that could be committed before.
+func (s *Shard) lead(fx *Effects) error {
+	s.leading = true
+	applied, _ := s.index.Applied()
+	s.next, s.prev, s.time = applied+1, s.index.LastData(), s.index.LastTime()
+	s.open.index = s.next
+	fx.Leading = true
+	return s.outbox.begin(s, fx)
+}
+
+// lose throws away what is not committed and tells those who wait.
+func (s *Shard) lose(fx *Effects) {
+	s.term = 0
+	for _, f := range append(s.flights, s.open) {
+		for _, b := range f.batches {
+			s.refuse(b, Unavailable, "the shard lost its leader before the events were committed", fx)
+		}
+		for _, a := range f.acks {
+			a.Refused, a.Mark = true, s.index.Inbox(a.Lineage)
+			fx.Acks = append(fx.Acks, a)
+		}
+	}
+	for _, r := range s.reads {
+		r.Failed, r.Why = Unavailable, "the shard lost its leader before the read could be confirmed"
+		fx.Reads = append(fx.Reads, r)
+	}
+	s.reads = nil
+	s.forget()
+}
+
+// Abandon answers all who wait, after a step failed. The machine must not be used again.
+func (s *Shard) Abandon(fx *Effects) { s.lose(fx) }
+
+func (s *Shard) refuse(b *Batch, o Outcome, why string, fx *Effects) {
+	b.Refused, b.Why, b.Results, b.duplicates = o, why, nil, nil
+	fx.Batches = append(fx.Batches, b)
+}
+
+// flush closes the open entry and proposes it.
+func (s *Shard) flush(fx *Effects) {
+	if s.builder.Len() == 0 {
+		return
+	}
+	data := s.builder.Close(entry.Header{Lineage: s.index.Lineage(), Term: s.term, Index: s.next, Previous: s.prev})
+	s.open.data = data
+	s.flights = append(s.flights, s.open)
+	fx.Proposals = append(fx.Proposals, Proposal{Term: s.term, Index: s.next, Data: data})
+	s.pending += len(data) - s.builder.Size()
+	s.prev = s.next
+	s.next++
+	s.open = flight{index: s.next}
+	s.builder.Reset(0)
+	s.Stats.Entries++
+}
+
+// room closes the open entry when it is full. It comes before anything that asks for the index of the next record.
+func (s *Shard) room(fx *Effects) {
+	if s.builder.Size() >= flushBytes {
+		s.flush(fx)
+	}
+}
+
+// append adds a record to the open entry, whose index is s.next. Its time is the journal time.
+func (s *Shard) append(rec *entry.Record) (ordinal uint32) {
+	if s.builder.Len() == 0 {
+		s.builder.Reset(rec.Time)
+	}
+	before := s.builder.Size()
+	ordinal = s.builder.Append(rec)
+	s.pending += s.builder.Size() - before
+	return ordinal
+}
+
+// advance moves the journal time on: it is the leader's clock, but never runs back within a shard, nor behind the
+// grain that sent the event.
+func (s *Shard) advance(now, sender int64) int64 {
+	s.time = max(s.time, now, sender)
+	return s.time
+}
+
+// flightAt returns the flight or open entry of an index that is not applied, or nil.
+func (s *Shard) flightAt(index uint64) *flight {
+	if index == s.open.index && s.leading {
+		return &s.open
+	}
+	if len(s.flights) > 0 && index >= s.flights[0].index {
+		if i := index - s.flights[0].index; i < uint64(len(s.flights)) {
+			return &s.flights[i]
+		}
+	}
+	return nil
+}
+
+// last is the index of the newest entry with anything in it.
+func (s *Shard) last() uint64 {
+	if s.builder.Len() > 0 {
+		return s.next
+	}
+	return s.next - 1
+}
+
+// fetch reads the data of an entry, committed or on its way.
+func (s *Shard) fetch(index uint64) ([]byte, error) {
+	if len(s.flights) > 0 && index >= s.flights[0].index {
+		if f := s.flightAt(index); f != nil && f.data != nil {
+			return f.data, nil
+		}
+	}
+	return s.index.Data(index)
+}
+
+// apply takes the next committed entry in.
+func (s *Shard) apply(now int64, e *raftpb.Entry, fx *Effects) error {
+	var visit func(*entry.Record)
+	if s.leading {
+		visit = func(r *entry.Record) { s.outbox.take(s, e.GetIndex(), r) }
+	}
+	err := s.index.Apply(e, visit)
+	if errors.Is(err, persistence.ErrFenced) {
+		s.lose(fx) // an entry of ours that has no effect means that the speculation behind it is wrong
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(s.flights) > 0 {
+		f := &s.flights[0]
+		if f.index != e.GetIndex() {
+			s.lose(fx)
+			return nil
+		}
+		s.land(f, fx)
+		s.flights[0] = flight{}
+		s.flights = s.flights[1:]
+		if len(s.flights) == 0 {
+			s.flights = nil
+		}
+	} else if s.leading {
+		s.lose(fx) // an entry that this leader did not make
+		return nil
+	}
+	if s.term != 0 && !s.leading && e.GetTerm() == s.term && len(e.GetData()) == 0 {
+		return s.lead(fx)
+	}
+	return nil
+}
+
+// land answers those who waited for an entry.
+func (s *Shard) land(f *flight, fx *Effects) {
+	s.pending -= len(f.data)
+	for _, h := range f.ids {
+		if s.ids[h].Index == f.index {
+			delete(s.ids, h)
+		}
+	}
+	for _, b := range f.batches {
+		s.finish(b, fx)
+	}
+	fx.Acks = append(fx.Acks, f.acks...)
+}
+
+// checkpoint writes the derived keys when enough was applied, or when it is forced.
+func (s *Shard) checkpoint(force bool) error {
+	records, bytes := s.index.Pending()
+	if !force && records < checkpointRecords && bytes < checkpointBytes {
+		return nil
+	}
+	s.Stats.Checkpoints++
+	applied, _ := s.index.Applied()
+	cursor := s.index.Outbox()
+	if s.leading {
+		cursor = s.outbox.cursor(applied)
+	}
+	return s.index.Checkpoint(cursor, s.index.LastTime()-s.idWindow)
+}
+
+// Close writes a last checkpoint.
+func (s *Shard) Close() error { return s.checkpoint(true) }
+
+// sweep journals the expiry of producers that were idle for too long.
+func (s *Shard) sweep(now int64, fx *Effects) error {
+	if !s.leading || now-s.swept < sweepEvery {
+		return nil
+	}
+	s.swept = now
+	ids, err := s.index.IdleProducers(now - producerIdle)
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", s.cfg.Shard, err)
+	}
+	for _, id := range ids {
+		if p := s.producers[id]; p != nil && p.Time >= now-producerIdle {
+			continue
+		}
+		s.rec = entry.Record{Type: entry.Expiry, Producer: id, Time: s.advance(now, 0)}
+		s.room(fx)
+		s.append(&s.rec)
+		delete(s.producers, id)
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package node
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/cluster/replication"
+)
+
+// committer is the one commit loop of a node: all shards' entries go into one batch with one sync.
+type committer struct {
+	node *Node
+	host *replication.Host
+
+	mu       sync.Mutex
+	queue    []work
+	sleeping bool
+	wake     chan struct{}
+}
+
+// work is what one shard asks of its group, or a tick of the clock for all (shard 0).
+type work struct {
+	shard     uint64
+	proposals []actors.Proposal
+	confirm   uint64
+}
+
+func newCommitter(n *Node, h *replication.Host) *committer {
+	return &committer{node: n, host: h, wake: make(chan struct{}, 1)}
+}
+
+func (c *committer) post(w work) {
+	c.mu.Lock()
+	c.queue = append(c.queue, w)
+	wake := c.sleeping
+	c.sleeping = false
+	c.mu.Unlock()
+	if wake {
+		c.wake <- struct{}{}
+	}
+}
+
+func (c *committer) propose(shard uint64, proposals []actors.Proposal, confirm uint64) {
+	c.post(work{shard, append([]actors.Proposal(nil), proposals...), confirm})
+}
+
+func (c *committer) tick() { c.post(work{}) }
+
+func (c *committer) wakeUp() {
+	c.mu.Lock()
+	wake := c.sleeping
+	c.sleeping = false
+	c.mu.Unlock()
+	if wake {
+		c.wake <- struct{}{}
+	}
+}
+
+// run is the loop: take what the shards ask for, write it, sync, tell the shards.
+func (c *committer) run() {
+	batch := c.node.store.NewBatch()
+	defer func() { _ = batch.Close() }()
+	var spare []work
+	for {
+		// the groups have something to do from the start: their elections
+		for c.host.Busy() {
+			if err := c.round(&batch); err != nil {
+				c.node.opts.Logger.Error("the commit loop failed, the node stops", "error", err)
+				c.node.fail(err)
+				return
+			}
+		}
+		c.mu.Lock()
+		for len(c.queue) == 0 {
+			select {
+			case <-c.node.stop:
+				c.mu.Unlock()
+				return
+			default:
+			}
+			c.sleeping = true
+			c.mu.Unlock()
+			<-c.wake
+			c.mu.Lock()
+		}
+		todo := c.queue
+		c.queue = spare[:0]
+		c.mu.Unlock()
+		for _, w := range todo {
+			if w.shard == 0 {
+				c.host.Tick()
+			}
+			for _, p := range w.proposals {
+				if err := c.host.Propose(w.shard, p); err != nil {
+					c.node.fail(err)
+					return
+				}
+			}
+			if w.confirm != 0 {
+				c.host.Confirm(w.shard, w.confirm)
+			}
+		}
+		clear(todo)
+		spare = todo
+		c.deliver()
+	}
+}
+
+// round writes what the groups have to write. What need not be durable waits in the batch for what must.
+func (c *committer) round(batch **pebble.Batch) error {
+	sync, err := c.host.Collect(*batch)
+	if err != nil {
+		return err
+	}
+	c.deliver()
+	if !sync {
+		return nil
+	}
+	if err := (*batch).Commit(pebble.Sync); err != nil {
+		// nobody knows what of it is on disk: going on could acknowledge what is lost
+		return fmt.Errorf("the journal could not be written: %w", err)
+	}
+	if err := (*batch).Close(); err != nil {
+		return err
+	}
+	*batch = c.node.store.NewBatch()
+	if err := c.host.Persisted(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// deliver hands the shards what happened.
+func (c *committer) deliver() {
+	for _, e := range c.host.Events() {
+		c.node.shards[e.Shard-1].post(e.Input)
+	}
+}

@@ -1,0 +1,320 @@
+// Package node wires one Granary process: the store, the Raft groups, the shards and the clock. It is the only place
+// that does.
+//
+// Here live the goroutines (one for each shard, one commit loop, one ticker) and the queues between them. The machines
+// they drive live elsewhere and know of no goroutine. Here never lives a rule about events, records or entries.
+//
+// Invariant: every goroutine has one owner, the Node, and Close waits for all of them.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/cluster/replication"
+	"github.com/granary-dev/granary/cluster/routing"
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/persistence"
+)
+
+// Options of a node. The zero value of a field means its default.
+type Options struct {
+	// DataDir holds the store.
+	DataDir string
+	// FS is the file system; the operating system's by default.
+	FS vfs.FS
+	// Catalog of kinds.
+	Catalog *grains.Catalog
+	// Shards of a store that is made; 64 by default.
+	Shards int
+	// MemoryBudget for the activations of all shards; 256 MiB by default.
+	MemoryBudget int64
+	// ReserveBytes of disk space; see persistence.Options.
+	ReserveBytes uint64
+	// Logger; silent by default.
+	Logger *slog.Logger
+	// Now is the clock; time.Now by default.
+	Now func() time.Time
+	// Fatal is called when the store cannot go on, such as after a failed fsync. It must not return. By default the
+	// process exits with status 1.
+	Fatal func(msg string)
+}
+
+// tickEvery is the beat of Raft's logical clock and of the shards.
+const tickEvery = 100 * time.Millisecond
+
+// Node is one running process of the cluster, without its gateway.
+type Node struct {
+	opts   Options
+	store  *persistence.Store
+	table  routing.Table
+	shards []*runner // by shard id - 1
+	commit *committer
+	system *actor.ActorSystem
+
+	stopping atomic.Bool
+	leading  atomic.Int32 // shards that lead or are in quarantine
+	ready    chan struct{}
+	stop     chan struct{}
+	failed   chan error
+	wg       sync.WaitGroup
+	once     sync.Once
+}
+
+// Start opens the store, replays what the last run left behind, and returns when every shard leads or is in quarantine.
+func Start(ctx context.Context, o Options) (*Node, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MemoryBudget == 0 {
+		o.MemoryBudget = 256 << 20
+	}
+	store, err := persistence.Open(persistence.Options{Dir: o.DataDir, FS: o.FS, Shards: o.Shards, ReserveBytes: o.ReserveBytes, Logger: o.Logger, Fatal: o.Fatal})
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{opts: o, store: store, table: routing.NewTable(store.Identity().Shards),
+		ready: make(chan struct{}), stop: make(chan struct{}), failed: make(chan error, 1)}
+	n.system = actor.NewActorSystemWithConfig(actor.Configure(
+		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
+		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	n.checkSpace()
+	for _, r := range n.shards {
+		n.spawn(r.run)
+	}
+	n.spawn(n.commit.run)
+	n.spawn(n.tick)
+	select {
+	case <-n.ready:
+		return n, nil
+	case err := <-n.failed:
+		n.halt()
+		return nil, err
+	case <-ctx.Done():
+		n.halt()
+		return nil, fmt.Errorf("the shards did not begin to lead: %w", ctx.Err())
+	}
+}
+
+func (n *Node) spawn(fn func()) {
+	n.wg.Add(1)
+	go func() {
+		defer n.wg.Done()
+		fn()
+	}()
+}
+
+// open makes the machines of all shards. A shard whose log cannot be read is put in quarantine: it answers nothing but
+// why, and the others go on.
+func (n *Node) open() error {
+	host := replication.NewHost(n.store.Identity().NodeID)
+	n.commit = newCommitter(n, host)
+	count := uint64(n.table.Len())
+	self := n.store.Identity().NodeID
+	for id := uint64(1); id <= count; id++ {
+		r := newRunner(n, id)
+		n.shards = append(n.shards, r)
+		err := func() error {
+			index, err := n.store.OpenIndex(id, self)
+			if err != nil {
+				return err
+			}
+			log, err := n.store.OpenLog(id, self)
+			if err != nil {
+				return err
+			}
+			applied, _ := index.Applied()
+			if err := host.Add(id, log, applied); err != nil {
+				return err
+			}
+			r.shard = actors.NewShard(actors.Config{Shard: id, Shards: count, Catalog: n.opts.Catalog, Index: index, System: n.system,
+				Route:        func(kind string, key []byte) uint64 { return n.table.Shard("", kind, string(key)) },
+				MemoryBudget: n.opts.MemoryBudget / int64(count)})
+			return nil
+		}()
+		if err != nil {
+			r.quarantine(err)
+		}
+	}
+	return host.Campaign()
+}
+
+// settled counts the shards that lead, or never will.
+func (n *Node) settled() {
+	if int(n.leading.Add(1)) == n.table.Len() {
+		close(n.ready)
+	}
+}
+
+// now is the time in Unix microseconds.
+func (n *Node) now() int64 { return n.opts.Now().UnixMicro() }
+
+// fail ends the node because a part of it cannot go on.
+func (n *Node) fail(err error) {
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+// Failed yields an error if the node cannot go on. The owner then closes it.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+func (n *Node) tick() {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-t.C:
+		case <-n.stop:
+			return
+		}
+		n.commit.tick()
+		for _, r := range n.shards {
+			r.post(actors.Tick{})
+		}
+		if i%10 == 0 {
+			n.checkSpace()
+		}
+	}
+}
+
+func (n *Node) checkSpace() {
+	was := n.store.Full()
+	free, err := n.store.CheckSpace()
+	switch full := n.store.Full(); {
+	case err != nil:
+		n.opts.Logger.Warn("free disk space cannot be read", "dir", n.opts.DataDir, "error", err)
+	case full && !was:
+		n.opts.Logger.Error("the disk is down to its reserve: new events are refused, reads go on", "dir", n.opts.DataDir, "free_bytes", free)
+	case was && !full:
+		n.opts.Logger.Info("the disk has room again", "dir", n.opts.DataDir, "free_bytes", free)
+	}
+}
+
+// Table implements [routing.Router].
+func (n *Node) Table() routing.Table { return n.table }
+
+// Publish implements [routing.Router].
+func (n *Node) Publish(ctx context.Context, shard uint64, b *actors.Batch, wait bool) error {
+	if n.stopping.Load() {
+		return routing.ErrStopping
+	}
+	if n.store.Full() {
+		return routing.ErrDiskFull
+	}
+	return n.shards[shard-1].publish(ctx, b, wait)
+}
+
+// Read implements [routing.Router].
+func (n *Node) Read(shard uint64, r *actors.Read) error {
+	n.shards[shard-1].post(r)
+	return nil
+}
+
+var _ routing.Router = (*Node)(nil)
+
+// Drain refuses new events and waits until everything taken is committed, answered and, as far as it is a send, taken in
+// by its target; or until ctx is done.
+func (n *Node) Drain(ctx context.Context) error {
+	n.stopping.Store(true)
+	for {
+		quiet := true
+		for _, r := range n.shards {
+			quiet = quiet && r.quiet(ctx)
+		}
+		if quiet {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("some events were still on their way: %w", ctx.Err())
+		}
+	}
+}
+
+// Close stops the node at once, writes a checkpoint and closes the store. Call Drain before it to let what was taken
+// come to its end.
+func (n *Node) Close() error {
+	n.stopping.Store(true)
+	var err error
+	n.once.Do(func() { err = n.halt() })
+	return err
+}
+
+func (n *Node) halt() error {
+	close(n.stop)
+	for _, r := range n.shards {
+		r.wakeUp()
+	}
+	n.commit.wakeUp()
+	n.wg.Wait()
+	n.system.Shutdown()
+	var errs []error
+	for _, r := range n.shards {
+		if r.failure() == nil {
+			errs = append(errs, r.shard.Close())
+		}
+	}
+	errs = append(errs, n.store.Close())
+	return errors.Join(errs...)
+}
+
+// Kill stops the goroutines and closes the store without a checkpoint, as a crash would. It is for tests that crash the
+// file system below.
+func (n *Node) Kill() {
+	n.stopping.Store(true)
+	n.once.Do(func() {
+		close(n.stop)
+		for _, r := range n.shards {
+			r.wakeUp()
+		}
+		n.commit.wakeUp()
+		n.wg.Wait()
+		_ = n.store.Close()
+	})
+}
+
+// Stats are counters of the whole node.
+type Stats struct {
+	actors.Stats
+	// Resident grains and their estimated bytes.
+	Resident int
+	Bytes    int64
+	// Quarantined shards.
+	Quarantined int
+}
+
+// Stats sums up the counters of all shards, as of their last step.
+func (n *Node) Stats() Stats {
+	var s Stats
+	for _, r := range n.shards {
+		r.mu.Lock()
+		t := r.stats
+		r.mu.Unlock()
+		s.Add(t.Stats)
+		s.Resident += t.Resident
+		s.Bytes += t.Bytes
+		s.Quarantined += t.Quarantined
+	}
+	return s
+}
+
+// Store of the node, for its metrics.
+func (n *Node) Store() *persistence.Store { return n.store }

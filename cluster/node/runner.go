@@ -1,0 +1,250 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/cluster/routing"
+)
+
+// maxQueued is how many client events may wait for a shard's goroutine.
+const maxQueued = 8192
+
+// runner drives the machine of one shard on a goroutine of its own.
+type runner struct {
+	node  *Node
+	id    uint64
+	shard *actors.Shard
+
+	mu         sync.Mutex
+	queue      []any
+	queued     int // client events in the queue
+	sleeping   bool
+	overloaded bool
+	room       chan struct{} // closed when there is room again
+	stats      Stats
+	err        error // why the shard is in quarantine
+
+	wake chan struct{}
+}
+
+func newRunner(n *Node, id uint64) *runner {
+	return &runner{node: n, id: id, wake: make(chan struct{}, 1)}
+}
+
+// post queues an input. What is posted is bounded by those who post: sends by the outbox's limits, reads by the
+// gateway's connections, commits by what was proposed.
+func (r *runner) post(input any) {
+	r.mu.Lock()
+	r.queue = append(r.queue, input)
+	wake := r.sleeping
+	r.sleeping = false
+	r.mu.Unlock()
+	if wake {
+		r.wake <- struct{}{}
+	}
+}
+
+// publish queues a client's batch when there is room.
+func (r *runner) publish(ctx context.Context, b *actors.Batch, wait bool) error {
+	for {
+		r.mu.Lock()
+		if !r.overloaded && (r.queued == 0 || r.queued+len(b.Events) <= maxQueued) {
+			r.queue = append(r.queue, b)
+			r.queued += len(b.Events)
+			wake := r.sleeping
+			r.sleeping = false
+			r.mu.Unlock()
+			if wake {
+				r.wake <- struct{}{}
+			}
+			return nil
+		}
+		if !wait {
+			r.mu.Unlock()
+			return routing.ErrOverloaded
+		}
+		if r.room == nil {
+			r.room = make(chan struct{})
+		}
+		room := r.room
+		r.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.node.stop:
+			return routing.ErrStopping
+		}
+		if r.node.stopping.Load() {
+			return routing.ErrStopping
+		}
+	}
+}
+
+// wakeUp lets the goroutine look at node.stop.
+func (r *runner) wakeUp() {
+	r.mu.Lock()
+	wake := r.sleeping
+	r.sleeping = false
+	r.mu.Unlock()
+	if wake {
+		r.wake <- struct{}{}
+	}
+}
+
+// run takes what is queued, steps the machine through it, and does what it wants done.
+func (r *runner) run() {
+	if r.failure() != nil {
+		r.node.settled()
+	}
+	var spare []any
+	var fx actors.Effects
+	led := false
+	for {
+		r.mu.Lock()
+		for len(r.queue) == 0 {
+			select {
+			case <-r.node.stop:
+				r.mu.Unlock()
+				return
+			default:
+			}
+			r.sleeping = true
+			r.mu.Unlock()
+			<-r.wake
+			r.mu.Lock()
+		}
+		inputs := r.queue
+		r.queue, r.queued = spare[:0], 0
+		r.mu.Unlock()
+		select {
+		case <-r.node.stop:
+			return
+		default:
+		}
+		now := r.node.now()
+		for _, in := range inputs {
+			r.step(now, in, &fx)
+		}
+		r.step(now, actors.Idle{}, &fx)
+		clear(inputs)
+		spare = inputs
+		if fx.Leading && !led {
+			led = true
+			r.node.settled()
+		}
+		r.report()
+		r.do(&fx)
+	}
+}
+
+// step lets the machine take one input. One that fails puts the shard in quarantine.
+func (r *runner) step(now int64, in any, fx *actors.Effects) {
+	if q, ok := in.(*quietly); ok {
+		if r.failure() != nil || r.shard.Quiet() {
+			q.quiet.Store(true)
+		}
+		close(q.done)
+		return
+	}
+	if err := r.failure(); err != nil {
+		r.refuse(in, err, fx)
+		return
+	}
+	if err := r.shard.Step(now, in, fx); err != nil {
+		r.shard.Abandon(fx)
+		r.quarantine(err)
+		if !fx.Leading {
+			r.node.settled()
+		}
+	}
+}
+
+// refuse answers for a shard in quarantine.
+func (r *runner) refuse(in any, err error, fx *actors.Effects) {
+	switch in := in.(type) {
+	case *actors.Batch:
+		in.Refused, in.Why = actors.Corrupt, err.Error()
+		fx.Batches = append(fx.Batches, in)
+	case *actors.Read:
+		in.Failed, in.Why = actors.Corrupt, err.Error()
+		fx.Reads = append(fx.Reads, in)
+	case *actors.Inbound:
+		fx.Acks = append(fx.Acks, &actors.Ack{From: r.id, To: in.From, Lineage: in.Lineage, Refused: true})
+	}
+}
+
+// quarantine takes the shard out of service.
+func (r *runner) quarantine(err error) {
+	r.mu.Lock()
+	r.err = err
+	r.stats.Quarantined = 1
+	r.mu.Unlock()
+	r.node.opts.Logger.Error("shard in quarantine: it answers nothing until its journal is repaired", "shard", r.id, "error", err,
+		"next", "stop the node and run: granary verify --data-dir "+r.node.opts.DataDir)
+}
+
+func (r *runner) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// report publishes counters and the shard's appetite for events.
+func (r *runner) report() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.stats.Stats = r.shard.Stats
+		r.stats.Resident, r.stats.Bytes = r.shard.Activations()
+		r.overloaded = r.shard.Overloaded()
+	} else {
+		r.overloaded = false
+	}
+	if r.room != nil && !r.overloaded && r.queued < maxQueued {
+		close(r.room)
+		r.room = nil
+	}
+}
+
+// do carries out effects.
+func (r *runner) do(fx *actors.Effects) {
+	if len(fx.Proposals) > 0 || fx.Confirm != 0 {
+		r.node.commit.propose(r.id, fx.Proposals, fx.Confirm)
+	}
+	for _, in := range fx.Sends {
+		r.node.shards[in.To-1].post(in)
+	}
+	for _, a := range fx.Acks {
+		r.node.shards[a.To-1].post(a)
+	}
+	for _, b := range fx.Batches {
+		b.Done(b)
+	}
+	for _, rd := range fx.Reads {
+		rd.Done(rd)
+	}
+	fx.Reset()
+}
+
+// quietly asks a shard whether all is done.
+type quietly struct {
+	quiet atomic.Bool
+	done  chan struct{}
+}
+
+func (r *runner) quiet(ctx context.Context) bool {
+	q := &quietly{done: make(chan struct{})}
+	r.post(q)
+	select {
+	case <-q.done:
+		return q.quiet.Load()
+	case <-ctx.Done():
+		return false
+	case <-r.node.stop:
+		return true
+	}
+}

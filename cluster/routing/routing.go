@@ -1,0 +1,53 @@
+// Package routing finds the shard of a grain and hands requests to its leader.
+//
+// Here live the table of shards and the interface by which the gateway reaches them. Here never live turns or storage.
+//
+// Invariant: the shard of a grain depends on the grain's name and the table alone.
+package routing
+
+import (
+	"context"
+	"errors"
+	"math/bits"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/persistence"
+)
+
+// Table is the division of the hash ring: shards 1 to n own equal parts of it, in order.
+type Table struct {
+	n     int
+	shift uint
+}
+
+// NewTable returns the table of n shards; n is a power of two.
+func NewTable(n int) Table { return Table{n: n, shift: uint(64 - bits.TrailingZeros(uint(n)))} }
+
+// Len is the number of shards. Their ids are 1 to Len.
+func (t Table) Len() int { return t.n }
+
+// Shard is the id of the shard that owns a grain.
+func (t Table) Shard(tenant, kind, key string) uint64 {
+	return persistence.GrainHash(tenant, kind, key)>>t.shift + 1
+}
+
+// ErrOverloaded is returned by a Router whose shard has no room for more at the moment.
+var ErrOverloaded = errors.New("the shard has no room for more events")
+
+// ErrStopping is returned by a Router that takes no more events because its node stops.
+var ErrStopping = errors.New("the node is stopping")
+
+// ErrDiskFull is returned by a Router that takes no more events because its disk is down to the reserve.
+var ErrDiskFull = errors.New("the disk is full up to its reserve")
+
+// Router takes requests for shards. All methods may be called from any goroutine.
+type Router interface {
+	// Table of shards.
+	Table() Table
+	// Publish hands a batch to a shard. With wait it waits for room until ctx is done, else it returns ErrOverloaded when
+	// there is none. When it returns nil, b.Done will be called; when it returns an error (ErrOverloaded, ErrStopping,
+	// ErrDiskFull, or that of ctx) it will not, and nothing happened.
+	Publish(ctx context.Context, shard uint64, b *actors.Batch, wait bool) error
+	// Read hands a read to a shard. When it returns nil, r.Done will be called.
+	Read(shard uint64, r *actors.Read) error
+}

@@ -1,0 +1,156 @@
+package grains
+
+import (
+	"fmt"
+	"sort"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// recursionLimit is how deep the messages of events and states may nest. Deeper input is refused, not followed.
+const recursionLimit = 64
+
+// Definition is a kind as the runtime sees it: the types are erased, the handlers are kept.
+type Definition struct {
+	// Name, Version, Doc, SnapshotEvery and IDWindow as in [Kind], defaults filled in.
+	Name          string
+	Version       uint32
+	Doc           string
+	SnapshotEvery int
+	IDWindow      time.Duration
+
+	state  messageType
+	events []*EventType
+	byName map[string]*EventType
+}
+
+// Events are the event types of the kind in the order of their full names.
+func (d *Definition) Events() []*EventType { return d.events }
+
+// Event finds an event type by its full name or by its last part. A leading URL of the Any form
+// ("type.googleapis.com/…") is not taken.
+func (d *Definition) Event(name string) (*EventType, bool) {
+	e, ok := d.byName[name]
+	return e, ok
+}
+
+// StateDescriptor describes the state's message.
+func (d *Definition) StateDescriptor() protoreflect.MessageDescriptor { return d.state.Descriptor() }
+
+// NewState returns the state of a grain that never had an event: the empty message.
+func (d *Definition) NewState() proto.Message { return d.state.New() }
+
+// AppendState appends the deterministic wire form of a state of this kind to dst.
+func (d *Definition) AppendState(dst []byte, state proto.Message) ([]byte, error) {
+	return d.state.Append(dst, state)
+}
+
+// DecodeState reads what [Definition.AppendState] wrote.
+func (d *Definition) DecodeState(data []byte) (proto.Message, error) { return d.state.Decode(data) }
+
+// EventType is one event message of a kind, with its handler.
+type EventType struct {
+	messageType
+	handle func(t *Turn, state, event proto.Message) error
+}
+
+// messageType makes, reads and writes messages of one protobuf type by the fastest way the type offers.
+type messageType struct {
+	// Name is the full name of the message.
+	Name string
+	typ  protoreflect.MessageType
+	// flat messages hold no message fields and no maps: their generated code is deterministic and cannot recurse.
+	flat bool
+}
+
+func newMessageType(t protoreflect.MessageType) messageType {
+	return messageType{Name: string(t.Descriptor().FullName()), typ: t, flat: flat(t.Descriptor())}
+}
+
+func flat(d protoreflect.MessageDescriptor) bool {
+	for i := range d.Fields().Len() {
+		if f := d.Fields().Get(i); f.IsMap() || f.Message() != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// Descriptor describes the message.
+func (m *messageType) Descriptor() protoreflect.MessageDescriptor { return m.typ.Descriptor() }
+
+// New returns an empty message.
+func (m *messageType) New() proto.Message { return m.typ.New().Interface() }
+
+type fastAppender interface {
+	SizeVT() int
+	MarshalToSizedBufferVT([]byte) (int, error)
+}
+
+// Append appends the deterministic wire form of msg to dst.
+func (m *messageType) Append(dst []byte, msg proto.Message) ([]byte, error) {
+	if f, ok := msg.(fastAppender); ok && m.flat {
+		return appendFast(dst, f)
+	}
+	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, msg)
+}
+
+func appendFast(dst []byte, f fastAppender) ([]byte, error) {
+	n, at := f.SizeVT(), len(dst)
+	if cap(dst)-at < n {
+		grown := make([]byte, at, 2*cap(dst)+n)
+		copy(grown, dst)
+		dst = grown
+	}
+	dst = dst[:at+n]
+	if _, err := f.MarshalToSizedBufferVT(dst[at:]); err != nil {
+		return dst[:at], err
+	}
+	return dst, nil
+}
+
+// Decode reads a message. The result does not alias data.
+func (m *messageType) Decode(data []byte) (proto.Message, error) {
+	msg := m.New()
+	if f, ok := msg.(interface{ UnmarshalVT([]byte) error }); ok && m.flat {
+		if err := f.UnmarshalVT(data); err != nil {
+			return nil, fmt.Errorf("not a %s: %w", m.Name, err)
+		}
+		return msg, nil
+	}
+	if err := (proto.UnmarshalOptions{RecursionLimit: recursionLimit}).Unmarshal(data, msg); err != nil {
+		return nil, fmt.Errorf("not a %s: %w", m.Name, err)
+	}
+	return msg, nil
+}
+
+// Catalog is the set of kinds that a node runs.
+type Catalog struct {
+	kinds  []*Definition
+	byName map[string]*Definition
+}
+
+// NewCatalog makes a catalog. Two kinds of one name are an error.
+func NewCatalog(kinds ...*Definition) (*Catalog, error) {
+	c := &Catalog{byName: map[string]*Definition{}}
+	for _, k := range kinds {
+		if _, twice := c.byName[k.Name]; twice {
+			return nil, fmt.Errorf("two kinds are called %q", k.Name)
+		}
+		c.byName[k.Name] = k
+		c.kinds = append(c.kinds, k)
+	}
+	sort.Slice(c.kinds, func(i, j int) bool { return c.kinds[i].Name < c.kinds[j].Name })
+	return c, nil
+}
+
+// Kinds are the kinds in the order of their names.
+func (c *Catalog) Kinds() []*Definition { return c.kinds }
+
+// Kind finds a kind by name.
+func (c *Catalog) Kind(name string) (*Definition, bool) {
+	d, ok := c.byName[name]
+	return d, ok
+}

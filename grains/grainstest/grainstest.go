@@ -1,0 +1,91 @@
+// Package grainstest is the test kit for kinds: give it a kind and a way to make events, and it finds out whether the
+// kind keeps the promises that the runtime builds on.
+//
+//	func TestAccount(t *testing.T) {
+//		grainstest.Check(t, grainstest.Suite{
+//			Kind: account.Kind.MustDefine(), Generate: generate, Scripts: "testdata",
+//		})
+//	}
+//
+// Here live scripts (files that tell a story and its outcome) and the checks on random sequences of events:
+//
+//   - determinism: the same events give the same outcomes, effects and state bytes, with a used and with a fresh runner;
+//   - snapshot: a grain that is encoded and decoded after every event goes on exactly like one that never was;
+//   - reject: a refused event leaves the state's bytes as they were and sends nothing; no event is changed by its
+//     handler; nothing is dead-lettered.
+//
+// A failure of a random sequence is shrunk, and ends with the flags that repeat it. Here never live a shard, a journal or
+// a clock: everything is decided by the suite. What one process cannot see (an order that is the same for a whole
+// process, another GOARCH) is for the scripts to catch: their expected output comes from another run.
+//
+// Invariant: the kit hands a kind its events in wire form and takes its states in wire form, as the runtime does, so
+// nothing passes here by staying in memory.
+package grainstest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/granary-dev/granary/grains"
+)
+
+// Suite is what the kit needs to know of a kind.
+type Suite struct {
+	// Kind under test.
+	Kind *grains.Definition
+	// Key of the grain under test. Default "1".
+	Key string
+	// Generate draws a sequence of events, with a share of bad ones that the kind should reject. Nil leaves out the
+	// checks on random sequences.
+	Generate func(*rapid.T) []Event
+	// Scripts is a folder whose *.txt files are scripts (the comment on the script type says what they hold). Empty means
+	// none.
+	Scripts string
+}
+
+// Event is one event for the grain under test.
+type Event struct {
+	// Message of one of the kind's event types.
+	Message proto.Message
+	// At is the event time. Zero means that the publisher gave none.
+	At time.Time
+	// Now is the journal time. Zero means the event time. It never runs backwards: what is not after the previous event's
+	// means a millisecond after that.
+	Now time.Time
+	// From is the grain that sent the event. Zero means a client.
+	From grains.Ref
+}
+
+// Check runs all scripts and checks of a suite, each as a subtest.
+func Check(t *testing.T, s Suite) {
+	t.Helper()
+	if s.Scripts != "" {
+		t.Run("scripts", func(t *testing.T) { s.runScripts(t) })
+	}
+	if s.Generate == nil {
+		return
+	}
+	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				if err := c.run(s, s.Generate(rt)); err != nil {
+					rt.Fatalf("%s: %v", c.name, err)
+				}
+			})
+		})
+	}
+}
+
+// Examine runs all checks on one sequence of events and returns the first failure. [Check] is this on many sequences.
+func (s Suite) Examine(events []Event) error {
+	for _, c := range checks {
+		if err := c.run(s, events); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package merchant
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/grains/grainstest"
+	"github.com/granary-dev/granary/grains/window"
+	merchantv1 "github.com/granary-dev/granary/proto/granary/merchant/v1"
+)
+
+func TestMerchant(t *testing.T) {
+	grainstest.Check(t, grainstest.Suite{
+		Kind: Kind.MustDefine(), Key: "m1", Generate: generate, Scripts: "testdata",
+	})
+}
+
+// generate draws transactions and flags around a clock that mostly goes on, sometimes far, and sometimes back. A fraud is
+// withdrawn only if it was told before, as an account does. One in ten or so is bad.
+func generate(rt *rapid.T) []grainstest.Event {
+	at := time.Date(2018, 4, 1, 0, 0, 0, 0, time.UTC)
+	from := grains.Ref{Kind: "account", Key: "4711"}
+	var events []grainstest.Event
+	var charges, frauds []*merchantv1.Flagged
+	for range rapid.IntRange(0, 60).Draw(rt, "events") {
+		switch rapid.IntRange(0, 9).Draw(rt, "gap") {
+		case 0:
+			at = at.Add(-time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "back")))
+		case 1:
+			at = at.Add(time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "far")))
+		default:
+			at = at.Add(time.Duration(rapid.Int64Range(0, int64(24*time.Hour)).Draw(rt, "on")))
+		}
+		if len(charges) > 0 && rapid.IntRange(0, 2).Draw(rt, "flag") == 0 {
+			i := rapid.IntRange(0, len(charges)-1).Draw(rt, "which")
+			f := proto.CloneOf(charges[i])
+			charges = slices.Delete(charges, i, i+1)
+			if len(frauds) > 0 && rapid.Bool().Draw(rt, "withdraw") {
+				f = frauds[0]
+				frauds = frauds[1:]
+				f.Withdrawn = true
+			} else {
+				frauds = append(frauds, proto.CloneOf(f))
+			}
+			when := time.UnixMicro(f.ChargedAtMicros).Add(time.Duration(rapid.IntRange(0, 8).Draw(rt, "days")) * 24 * time.Hour)
+			events = append(events, grainstest.Event{Message: f, At: when, From: from})
+			continue
+		}
+		e := &merchantv1.Seen{
+			TransactionId: rapid.StringMatching(`[a-z0-9]{1,8}`).Draw(rt, "id"),
+			Account:       rapid.StringMatching(`[0-9]{1,4}`).Draw(rt, "account"),
+			AmountCents:   rapid.OneOf(rapid.Int64Range(0, 50_000), rapid.Int64Range(0, window.MaxCents)).Draw(rt, "cents"),
+		}
+		switch rapid.IntRange(0, 39).Draw(rt, "bad") {
+		case 0:
+			e.AmountCents = -e.AmountCents - 1
+		case 1:
+			e.AmountCents += window.MaxCents + 1
+		case 2:
+			e.Account = rapid.SampledFrom([]string{"", "a\x00b", strings.Repeat("x", 513)}).Draw(rt, "account")
+		case 3:
+			e.TransactionId = rapid.SampledFrom([]string{"", "a\nb", strings.Repeat("x", 129)}).Draw(rt, "id")
+		case 4:
+			events = append(events, grainstest.Event{
+				Message: &merchantv1.Flagged{TransactionId: "1", Account: "2", ChargedAtMicros: at.UnixMicro()}, At: at.Add(-time.Second),
+			})
+			continue
+		default:
+			charges = append(charges, &merchantv1.Flagged{
+				TransactionId: e.TransactionId, Account: e.Account, ChargedAtMicros: at.UnixMicro(),
+			})
+		}
+		events = append(events, grainstest.Event{Message: e, At: at, From: from})
+	}
+	return events
+}
+
+// TestRecount holds every figure to a recount of the events that were taken.
+func TestRecount(t *testing.T) {
+	def := Kind.MustDefine()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := def.NewState().(*merchantv1.Merchant)
+		var runner grains.Runner
+		var all []transaction
+		for i, e := range generate(rt) {
+			typ, _ := def.Event(string(e.Message.ProtoReflect().Descriptor().Name()))
+			out := runner.Run(typ, grains.Input{
+				Grain: grains.Ref{Kind: "merchant", Key: "1"}, Seq: uint64(i + 1), EventTime: e.At.UnixNano(),
+			}, s, e.Message)
+			if out.Err != nil {
+				continue
+			}
+			switch m := e.Message.(type) {
+			case *merchantv1.Seen:
+				all = append(all, transaction{at: e.At.UnixMicro(), seen: 1, cents: m.AmountCents})
+			case *merchantv1.Flagged:
+				fraud := 1
+				if m.Withdrawn {
+					fraud = -1
+				}
+				all = append(all, transaction{at: m.ChargedAtMicros, frauds: fraud})
+			}
+			if want := recount(all); !proto.Equal(figures(s), want) {
+				rt.Fatalf("event %d\nfigures %v\nrecount %v", i+1, figures(s), want)
+			}
+		}
+		if len(s.Hours) > window.Month+window.Week+24 || len(s.FraudHours) > window.Month+window.Week+24 || len(s.RecentIds) > maxRecent {
+			rt.Fatalf("out of bounds: %v", s)
+		}
+	})
+}
+
+// transaction is what one event adds to a recount.
+type transaction struct {
+	at           int64
+	seen, frauds int
+	cents        int64
+}
+
+// figures are the parts of a state that a recount can know.
+func figures(s *merchantv1.Merchant) *merchantv1.Merchant {
+	return &merchantv1.Merchant{
+		Count: s.Count, Cents: s.Cents, LastAtMicros: s.LastAtMicros, FraudCount: s.FraudCount, Risk: s.Risk,
+		DayCount: s.DayCount, DayCents: s.DayCents, WeekCount: s.WeekCount, WeekCents: s.WeekCents,
+		MonthCount: s.MonthCount, MonthCents: s.MonthCents,
+		SettledDayCount: s.SettledDayCount, SettledWeekCount: s.SettledWeekCount, SettledMonthCount: s.SettledMonthCount,
+		SettledDayFrauds: s.SettledDayFrauds, SettledWeekFrauds: s.SettledWeekFrauds, SettledMonthFrauds: s.SettledMonthFrauds,
+	}
+}
+
+func recount(all []transaction) *merchantv1.Merchant {
+	s := &merchantv1.Merchant{}
+	for _, e := range all {
+		s.LastAtMicros = max(s.LastAtMicros, e.at)
+	}
+	newest := time.UnixMicro(s.LastAtMicros).UTC().Truncate(time.Hour)
+	for _, e := range all {
+		s.Count += uint64(e.seen)
+		s.Cents += e.cents
+		s.FraudCount += uint64(e.frauds)
+		days := newest.Sub(time.UnixMicro(e.at).UTC().Truncate(time.Hour)).Hours() / 24
+		for _, w := range []struct {
+			first, last   float64
+			count, frauds *uint64
+			cents         *int64
+		}{
+			{0, 1, &s.DayCount, nil, &s.DayCents},
+			{0, 7, &s.WeekCount, nil, &s.WeekCents},
+			{0, 30, &s.MonthCount, nil, &s.MonthCents},
+			{7, 8, &s.SettledDayCount, &s.SettledDayFrauds, nil},
+			{7, 14, &s.SettledWeekCount, &s.SettledWeekFrauds, nil},
+			{7, 37, &s.SettledMonthCount, &s.SettledMonthFrauds, nil},
+		} {
+			if days < w.first || days >= w.last {
+				continue
+			}
+			*w.count += uint64(e.seen)
+			if w.cents != nil {
+				*w.cents += e.cents
+			}
+			if w.frauds != nil {
+				*w.frauds += uint64(e.frauds)
+			}
+		}
+	}
+	share := 1000 * float64(s.SettledMonthFrauds) / float64(s.SettledMonthCount+10)
+	s.Risk = uint32(math.Floor(min(1000, share)))
+	return s
+}
+
+// BenchmarkSeen is one turn, without encoding or decoding, of a merchant with a transaction a day, and of one with one a
+// minute.
+func BenchmarkSeen(b *testing.B) {
+	for _, bench := range []struct {
+		name string
+		gap  time.Duration
+	}{{"once a day", 24 * time.Hour}, {"each minute", time.Minute}} {
+		b.Run(bench.name, func(b *testing.B) {
+			def := Kind.MustDefine()
+			typ, _ := def.Event("Seen")
+			var s *merchantv1.Merchant
+			var runner grains.Runner
+			e := &merchantv1.Seen{TransactionId: "tx-1", Account: "4711", AmountCents: 1234}
+			end := time.Unix(0, 0)
+			b.ReportAllocs()
+			for b.Loop() {
+				if end = end.Add(bench.gap); s == nil || end.Year() > 2200 {
+					s, end = &merchantv1.Merchant{}, time.Unix(1_522_540_800, 0)
+				}
+				in := grains.Input{Grain: grains.Ref{Kind: "merchant", Key: "1"}, EventTime: end.UnixNano()}
+				if out := runner.Run(typ, in, s, e); out.Err != nil {
+					b.Fatal(out.Err)
+				}
+			}
+		})
+	}
+}
