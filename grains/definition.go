@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"sort"
 	"time"
+	"unicode/utf8"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -63,10 +65,40 @@ type messageType struct {
 	typ  protoreflect.MessageType
 	// flat messages hold no message fields and no maps: their generated code is deterministic and cannot recurse.
 	flat bool
+	// texts are the numbers of the string fields of a flat message: the fast decoder does not check that they are UTF-8.
+	texts map[protowire.Number]bool
 }
 
 func newMessageType(t protoreflect.MessageType) messageType {
-	return messageType{Name: string(t.Descriptor().FullName()), typ: t, flat: flat(t.Descriptor())}
+	m := messageType{Name: string(t.Descriptor().FullName()), typ: t, flat: flat(t.Descriptor()), texts: map[protowire.Number]bool{}}
+	for i := range t.Descriptor().Fields().Len() {
+		if f := t.Descriptor().Fields().Get(i); f.Kind() == protoreflect.StringKind {
+			m.texts[f.Number()] = true
+		}
+	}
+	return m
+}
+
+// checkTexts tells which string field is not UTF-8, in data that was decoded before.
+func (m *messageType) checkTexts(data []byte) error {
+	for len(data) > 0 {
+		num, typ, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		size := protowire.ConsumeFieldValue(num, typ, data)
+		if size < 0 {
+			return protowire.ParseError(size)
+		}
+		if typ == protowire.BytesType && m.texts[num] {
+			if v, _ := protowire.ConsumeBytes(data); !utf8.Valid(v) {
+				return fmt.Errorf("field %d is not UTF-8", num)
+			}
+		}
+		data = data[size:]
+	}
+	return nil
 }
 
 func flat(d protoreflect.MessageDescriptor) bool {
@@ -115,7 +147,11 @@ func appendFast(dst []byte, f fastAppender) ([]byte, error) {
 func (m *messageType) Decode(data []byte) (proto.Message, error) {
 	msg := m.New()
 	if f, ok := msg.(interface{ UnmarshalVT([]byte) error }); ok && m.flat {
-		if err := f.UnmarshalVT(data); err != nil {
+		err := f.UnmarshalVT(data)
+		if err == nil && len(m.texts) > 0 {
+			err = m.checkTexts(data)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("not a %s: %w", m.Name, err)
 		}
 		return msg, nil

@@ -139,6 +139,9 @@ func Rejectf(format string, args ...any) error { return &rejection{fmt.Sprintf(f
 
 // Rejection tells whether err is a [Reject], and its reason.
 func Rejection(err error) (reason string, ok bool) {
+	if err == nil {
+		return "", false // the usual case, on the path of every event
+	}
 	var r *rejection
 	if errors.As(err, &r) {
 		return r.reason, true

@@ -22,29 +22,44 @@ func TestAccount(t *testing.T) {
 	})
 }
 
-// generate draws transactions and labels around a clock that mostly goes on, sometimes far, and sometimes back. One in ten
-// or so is bad.
+var (
+	steps = grainstest.Evenly(
+		0, time.Second, time.Minute, time.Hour-time.Second, time.Hour, 5*time.Hour, 12*time.Hour, day-time.Hour, day, 2*day,
+	)
+	jumps = grainstest.Evenly(
+		6*day, 7*day-time.Hour, 7*day, 20*day, 30*day-time.Hour, 30*day, 31*day, 31*day+time.Hour, 70*day,
+	)
+	moves   = grainstest.Evenly("on", "on", "on", "on", "on", "on", "on", "on", "far", "back", "far back")
+	turns   = grainstest.Evenly("charge", "charge", "charge", "label")
+	faults  = grainstest.Evenly(append(slices.Repeat([]string{"none"}, 36), "negative", "huge", "merchant", "id")...)
+	lengths = grainstest.Evenly(0, 20, 80)
+)
+
+const day = 24 * time.Hour
+
+// generate draws transactions and labels around a clock that mostly goes on, sometimes far, and sometimes back. One
+// transaction in ten is bad.
 func generate(rt *rapid.T) []grainstest.Event {
 	at := time.Date(2018, 4, 1, 0, 0, 0, 0, time.UTC)
 	var events []grainstest.Event
 	var charges []*accountv1.Labelled // what can be labelled
-	for range rapid.IntRange(0, 60).Draw(rt, "events") {
-		switch rapid.IntRange(0, 9).Draw(rt, "gap") {
-		case 0:
-			at = at.Add(-time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "back")))
-		case 1:
-			at = at.Add(time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "far")))
-		default:
-			at = at.Add(time.Duration(rapid.Int64Range(0, int64(12*time.Hour)).Draw(rt, "on")))
+	for range lengths.Draw(rt, "events") + rapid.IntRange(0, 20).Draw(rt, "more") {
+		switch moves.Draw(rt, "move") {
+		case "on":
+			at = at.Add(steps.Draw(rt, "step"))
+		case "far":
+			at = at.Add(jumps.Draw(rt, "jump"))
+		case "back":
+			at = at.Add(-steps.Draw(rt, "step"))
+		case "far back":
+			at = at.Add(-jumps.Draw(rt, "jump"))
 		}
-		if len(charges) > 0 && rapid.IntRange(0, 4).Draw(rt, "label") == 0 {
-			l := proto.CloneOf(rapid.SampledFrom(charges).Draw(rt, "which"))
+		if len(charges) > 0 && turns.Draw(rt, "turn") == "label" {
+			l := proto.CloneOf(grainstest.Evenly(charges...).Draw(rt, "which"))
 			l.Fraud = rapid.Bool().Draw(rt, "fraud")
-			events = append(events, grainstest.Event{
-				Message: l,
-				// Sometimes the label claims to be older than the transaction.
-				At: time.UnixMicro(l.ChargedAtMicros).Add(time.Duration(rapid.IntRange(-1, 8).Draw(rt, "days")) * 24 * time.Hour),
-			})
+			// Sometimes the label claims to be older than the transaction.
+			days := grainstest.Evenly[time.Duration](-1, 0, 1, 7, 8, 40).Draw(rt, "days")
+			events = append(events, grainstest.Event{Message: l, At: time.UnixMicro(l.ChargedAtMicros).Add(days * day)})
 			continue
 		}
 		e := &accountv1.Charged{
@@ -52,14 +67,14 @@ func generate(rt *rapid.T) []grainstest.Event {
 			Merchant:      rapid.StringMatching(`[a-z][0-9]`).Draw(rt, "merchant"),
 			AmountCents:   rapid.OneOf(rapid.Int64Range(0, 50_000), rapid.Int64Range(0, window.MaxCents)).Draw(rt, "cents"),
 		}
-		switch rapid.IntRange(0, 39).Draw(rt, "bad") {
-		case 0:
+		switch faults.Draw(rt, "fault") {
+		case "negative":
 			e.AmountCents = -e.AmountCents - 1
-		case 1:
+		case "huge":
 			e.AmountCents += window.MaxCents + 1
-		case 2:
+		case "merchant":
 			e.Merchant = rapid.SampledFrom([]string{"", "a\x00b", strings.Repeat("x", 513)}).Draw(rt, "merchant")
-		case 3:
+		case "id":
 			e.TransactionId = rapid.SampledFrom([]string{"", "a\nb", strings.Repeat("x", 129)}).Draw(rt, "id")
 		default:
 			charges = append(charges, &accountv1.Labelled{

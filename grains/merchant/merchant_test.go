@@ -22,35 +22,55 @@ func TestMerchant(t *testing.T) {
 	})
 }
 
+var (
+	steps = grainstest.Evenly(
+		0, time.Second, time.Minute, time.Hour-time.Second, time.Hour, 5*time.Hour, 12*time.Hour, day-time.Hour, day, 2*day,
+	)
+	jumps = grainstest.Evenly(
+		6*day, 7*day-time.Hour, 7*day, 20*day, 30*day-time.Hour, 30*day, 37*day, 38*day+time.Hour, 70*day,
+	)
+	moves   = grainstest.Evenly("on", "on", "on", "on", "on", "on", "on", "on", "far", "back", "far back")
+	turns   = grainstest.Evenly("charge", "charge", "charge", "flag", "flag", "withdraw")
+	faults  = grainstest.Evenly(append(slices.Repeat([]string{"none"}, 36), "negative", "huge", "account", "id", "early flag")...)
+	lengths = grainstest.Evenly(0, 20, 80)
+)
+
+const day = 24 * time.Hour
+
 // generate draws transactions and flags around a clock that mostly goes on, sometimes far, and sometimes back. A fraud is
-// withdrawn only if it was told before, as an account does. One in ten or so is bad.
+// withdrawn only if it was told before, as an account does. One event in ten or so is bad.
 func generate(rt *rapid.T) []grainstest.Event {
 	at := time.Date(2018, 4, 1, 0, 0, 0, 0, time.UTC)
 	from := grains.Ref{Kind: "account", Key: "4711"}
 	var events []grainstest.Event
-	var charges, frauds []*merchantv1.Flagged
-	for range rapid.IntRange(0, 60).Draw(rt, "events") {
-		switch rapid.IntRange(0, 9).Draw(rt, "gap") {
-		case 0:
-			at = at.Add(-time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "back")))
-		case 1:
-			at = at.Add(time.Duration(rapid.Int64Range(0, int64(40*24*time.Hour)).Draw(rt, "far")))
-		default:
-			at = at.Add(time.Duration(rapid.Int64Range(0, int64(24*time.Hour)).Draw(rt, "on")))
+	var charges, frauds []*merchantv1.Flagged // what can be flagged, and withdrawn
+	for range lengths.Draw(rt, "events") + rapid.IntRange(0, 20).Draw(rt, "more") {
+		switch moves.Draw(rt, "move") {
+		case "on":
+			at = at.Add(steps.Draw(rt, "step"))
+		case "far":
+			at = at.Add(jumps.Draw(rt, "jump"))
+		case "back":
+			at = at.Add(-steps.Draw(rt, "step"))
+		case "far back":
+			at = at.Add(-jumps.Draw(rt, "jump"))
 		}
-		if len(charges) > 0 && rapid.IntRange(0, 2).Draw(rt, "flag") == 0 {
-			i := rapid.IntRange(0, len(charges)-1).Draw(rt, "which")
-			f := proto.CloneOf(charges[i])
+		var flag *merchantv1.Flagged
+		switch turn := turns.Draw(rt, "turn"); {
+		case turn == "flag" && len(charges) > 0:
+			i := grainstest.Evenly(0, len(charges)/2, len(charges)-1).Draw(rt, "which")
+			flag = charges[i]
 			charges = slices.Delete(charges, i, i+1)
-			if len(frauds) > 0 && rapid.Bool().Draw(rt, "withdraw") {
-				f = frauds[0]
-				frauds = frauds[1:]
-				f.Withdrawn = true
-			} else {
-				frauds = append(frauds, proto.CloneOf(f))
-			}
-			when := time.UnixMicro(f.ChargedAtMicros).Add(time.Duration(rapid.IntRange(0, 8).Draw(rt, "days")) * 24 * time.Hour)
-			events = append(events, grainstest.Event{Message: f, At: when, From: from})
+			frauds = append(frauds, proto.CloneOf(flag))
+		case turn == "withdraw" && len(frauds) > 0:
+			i := grainstest.Evenly(0, len(frauds)/2, len(frauds)-1).Draw(rt, "which")
+			flag = frauds[i]
+			frauds = slices.Delete(frauds, i, i+1)
+			flag.Withdrawn = true
+		}
+		if flag != nil {
+			days := grainstest.Evenly[time.Duration](0, 1, 7, 8, 40).Draw(rt, "days")
+			events = append(events, grainstest.Event{Message: flag, At: time.UnixMicro(flag.ChargedAtMicros).Add(days * day), From: from})
 			continue
 		}
 		e := &merchantv1.Seen{
@@ -58,16 +78,16 @@ func generate(rt *rapid.T) []grainstest.Event {
 			Account:       rapid.StringMatching(`[0-9]{1,4}`).Draw(rt, "account"),
 			AmountCents:   rapid.OneOf(rapid.Int64Range(0, 50_000), rapid.Int64Range(0, window.MaxCents)).Draw(rt, "cents"),
 		}
-		switch rapid.IntRange(0, 39).Draw(rt, "bad") {
-		case 0:
+		switch faults.Draw(rt, "fault") {
+		case "negative":
 			e.AmountCents = -e.AmountCents - 1
-		case 1:
+		case "huge":
 			e.AmountCents += window.MaxCents + 1
-		case 2:
+		case "account":
 			e.Account = rapid.SampledFrom([]string{"", "a\x00b", strings.Repeat("x", 513)}).Draw(rt, "account")
-		case 3:
+		case "id":
 			e.TransactionId = rapid.SampledFrom([]string{"", "a\nb", strings.Repeat("x", 129)}).Draw(rt, "id")
-		case 4:
+		case "early flag":
 			events = append(events, grainstest.Event{
 				Message: &merchantv1.Flagged{TransactionId: "1", Account: "2", ChargedAtMicros: at.UnixMicro()}, At: at.Add(-time.Second),
 			})

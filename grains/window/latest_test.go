@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/granary-dev/granary/grains/grainstest"
 )
 
 // TestLatest compares the lists with those made by sorting all events and keeping the last.
@@ -18,8 +20,8 @@ func TestLatest(t *testing.T) {
 		var all []entry
 		var times []int64
 		var ids []int
-		for id := range rapid.IntRange(0, 30).Draw(rt, "events") {
-			at := rapid.Int64Range(0, 20).Draw(rt, "at")
+		for id := range grainstest.Evenly(3, 10, 40).Draw(rt, "events") {
+			at := rapid.Int64Range(0, 200).Draw(rt, "at")
 			all = append(all, entry{at, id})
 			if i, ok := Place(times, at, limit); ok {
 				times, ids = Put(times, i, at, limit), Put(ids, i, id, limit)

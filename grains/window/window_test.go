@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/granary-dev/granary/grains/grainstest"
 )
 
 // world is a series that owns what it points to, and the plain list of events that it must agree with.
@@ -100,10 +102,13 @@ func TestRecount(t *testing.T) {
 		reach := int(w.series.reach())
 		// The start may lie so close to 1970 that the spans would begin before it.
 		hour := rapid.Uint32Range(0, 3*uint32(reach)).Draw(rt, "start")
-		step := rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 3), rapid.IntRange(0, reach+2), rapid.IntRange(-reach-2, 0))
-		for range rapid.IntRange(1, 80).Draw(rt, "events") {
-			if len(w.events) > 0 && rapid.IntRange(0, 9).Draw(rt, "what") == 0 {
-				i := rapid.IntRange(0, len(w.events)-1).Draw(rt, "which")
+		near := grainstest.Evenly(0, 0, 0, 1, 2, 5, reach/9, -1, -3, -reach/9)
+		far := grainstest.Evenly(0, 1, 2, 5, reach/2, reach-1, reach, reach+1, reach+slack, -reach/2, 1-reach, -reach-1)
+		what := grainstest.Evenly("near", "near", "near", "near", "near", "near", "far", "remove")
+		for range grainstest.Evenly(1, 30, 200).Draw(rt, "events") + rapid.IntRange(0, 30).Draw(rt, "more") {
+			turn := what.Draw(rt, "what")
+			if turn == "remove" && len(w.events) > 0 {
+				i := grainstest.Evenly(0, len(w.events)/2, len(w.events)-1).Draw(rt, "which")
 				e := w.events[i]
 				present := int64(e.hour) > int64(w.newest)-w.series.reach()
 				if got := w.series.Remove(w.newest, e.hour, e.cents); got != present {
@@ -111,6 +116,10 @@ func TestRecount(t *testing.T) {
 				}
 				w.events = slices.Delete(w.events, i, i+1)
 			} else {
+				step := near
+				if turn == "far" {
+					step = far
+				}
 				hour = uint32(max(0, int(hour)+step.Draw(rt, "step")))
 				newest := max(w.newest, hour)
 				want := int64(hour) > int64(newest)-w.series.reach()
