@@ -103,7 +103,7 @@ func (s *Shard) bare(kind *grains.Definition, kindName, key string) (*activation
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %s/%s: %w", s.cfg.Shard, kindName, key, err)
 	}
-	a := &activation{name: name, keyBytes: []byte(key), seq: head.Seq, last: head.Last, time: head.Time, snapshot: head.Snapshot}
+	a := &activation{name: name, keyBytes: []byte(key), seq: head.Seq, last: head.Last, time: head.Time}
 	s.admit(a)
 	a.size(s, 0)
 	return a, nil
@@ -112,11 +112,15 @@ func (s *Shard) bare(kind *grains.Definition, kindName, key string) (*activation
 // load reads a grain that has no uncommitted records: its newest snapshot and the records behind it.
 func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 	a := &activation{kind: kind, name: grainKey{kind.Name, key}, keyBytes: []byte(key)}
-	head, err := s.index.Head(persistence.AppendGrain(make([]byte, 0, 128), "", kind.Name, key))
+	grain := persistence.AppendGrain(make([]byte, 0, 128), "", kind.Name, key)
+	head, err := s.index.Head(grain)
+	if err == nil && head.Seq >= uint64(min(worthSnapshot, kind.SnapshotEvery)) { // with fewer records there is no snapshot
+		a.snapshot, _, err = s.index.Snapshots(grain, head.Seq)
+	}
 	if err != nil {
 		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
 	}
-	a.seq, a.last, a.time, a.snapshot = head.Seq, head.Last, head.Time, head.Snapshot
+	a.seq, a.last, a.time = head.Seq, head.Last, head.Time
 	if err := s.fold(a); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ type target struct {
 	lags   bool  // sends behind sent are to be read from the log
 	retry  int64 // not before
 	open   *Inbound
+	usual  int // sends in the last one: what the next will need room for
 }
 
 // parcel is one Inbound under way.
@@ -134,12 +135,16 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, only uint64)
 			continue
 		}
 		if t.open == nil {
-			t.open = &Inbound{From: s.cfg.Shard, To: to, Lineage: s.index.Lineage(), Previous: t.link}
+			t.open = &Inbound{From: s.cfg.Shard, To: to, Lineage: s.index.Lineage(), Previous: t.link, Sends: make([]Sent, 0, t.usual)}
 			t.flying = append(t.flying, parcel{first: index})
 			o.touched = append(o.touched, t)
 		}
+		at := rec.EventTime
+		if at == 0 {
+			at = rec.Time * 1000 // what the sending turn took for its event time
+		}
 		t.open.Sends = append(t.open.Sends, Sent{Mark: m, Kind: e.Kind, Key: e.Key, Event: e.Event, Payload: e.Payload,
-			SenderKind: rec.Kind, SenderKey: rec.Key, Time: rec.Time, EventTime: rec.EventTime, Hops: rec.Hops, Trace: rec.Trace})
+			SenderKind: rec.Kind, SenderKey: rec.Key, Time: rec.Time, EventTime: at, Hops: rec.Hops, Trace: rec.Trace})
 		p := &t.flying[len(t.flying)-1]
 		p.last, p.count, p.bytes = m, p.count+1, p.bytes+len(e.Payload)
 		t.sent, t.link = m, m
@@ -154,6 +159,7 @@ func (o *outbox) send(fx *Effects) {
 	for _, t := range o.touched {
 		if t.open != nil {
 			fx.Sends = append(fx.Sends, t.open)
+			t.usual = len(t.open.Sends) + 1
 			t.open = nil
 		}
 	}

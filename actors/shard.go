@@ -125,7 +125,7 @@ func NewShard(cfg Config) *Shard {
 		s.idWindow = max(s.idWindow, k.IDWindow.Microseconds())
 	}
 	s.props = actor.PropsFromProducer(func() actor.Actor { return s.message.activation },
-		actor.WithDispatcher(actor.NewSynchronizedDispatcher(math.MaxInt)))
+		actor.WithMailbox(newMailbox), actor.WithDispatcher(actor.NewSynchronizedDispatcher(math.MaxInt)))
 	s.forget()
 	return s
 }

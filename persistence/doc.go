@@ -18,8 +18,7 @@
 //	0x02  hard      -                         uv term, uv vote, uv commit
 //	0x03  applied   -                         uv index, uv term, uv floor, uv lineage, uv last data entry, uv last journal
 //	                                          time (µs), 8 bytes digest, then a raftpb.ConfState
-//	0x04  head      grain                     uv seq, uv index of the entry with the last record, uv its journal time (µs);
-//	                                          uv seq, uv index, uv ordinal of the last snapshot (all 0: none)
+//	0x04  head      grain                     uv seq, uv index of the entry with the last record, uv its journal time (µs)
 //	0x05  snap      grain, 0x00, seq (8)      uv index, uv ordinal of the first chunk, uv journal time (µs)
 //	0x06  inbox     source lineage (8)        uv index, uv ordinal, uv effect of the last send taken in
 //	0x07  outbox    -                         uv index: all sends of the entries up to here were taken in by their targets;

@@ -22,15 +22,13 @@ type Head struct {
 	// Seq of the last record; Last is the index of its entry, Time its journal time in Unix microseconds.
 	Seq, Last uint64
 	Time      int64
-	// Snapshot is the newest one; its Seq is 0 where there is none.
-	Snapshot SnapshotPointer
 }
 
 // SnapshotPointer is where a snapshot is.
 type SnapshotPointer struct {
 	// Seq of the record that the snapshot follows.
 	Seq uint64
-	// Index and Ordinal of its first chunk, Time its journal time in Unix microseconds (not known in a [Head]).
+	// Index and Ordinal of its first chunk, Time its journal time in Unix microseconds.
 	Index   uint64
 	Ordinal uint32
 	Time    int64
@@ -292,12 +290,7 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 			return nil
 		}
 		grain := x.grain(r)
-		head, err := x.head(grain)
-		if err != nil {
-			return err
-		}
 		p := SnapshotPointer{Seq: r.Seq, Index: h.Index, Ordinal: r.Ordinal, Time: r.Time}
-		head.Snapshot = p
 		x.snapshots[string(grain)] = append(x.snapshots[string(grain)], p)
 		return nil
 	case entry.Session:
@@ -314,14 +307,14 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 		return fmt.Errorf("%v: %w", r.Type, entry.ErrTooNew)
 	}
 	grain := x.grain(r)
-	head, err := x.head(grain)
-	if err != nil {
-		return err
-	}
-	if r.Seq != head.Seq+1 {
+	// a head is written without being read: for a grain that is seldom touched the read would cost more than all the rest
+	if head, ok := x.heads[string(grain)]; !ok {
+		x.heads[string(grain)] = &Head{r.Seq, h.Index, r.Time}
+	} else if r.Seq != head.Seq+1 {
 		return fmt.Errorf("%w: seq %d of %s/%s follows %d", entry.ErrCorrupt, r.Seq, r.Kind, r.Key, head.Seq)
+	} else {
+		*head = Head{r.Seq, h.Index, r.Time}
 	}
-	head.Seq, head.Last, head.Time = r.Seq, h.Index, r.Time
 	switch {
 	case r.Sequence != 0:
 		p, err := x.producer(r.Producer)
@@ -343,19 +336,6 @@ func (x *Index) grain(r *entry.Record) []byte {
 	return x.keyBuf
 }
 
-// head returns the head of a grain in memory, to be changed.
-func (x *Index) head(grain []byte) (*Head, error) {
-	if h, ok := x.heads[string(grain)]; ok {
-		return h, nil
-	}
-	h, err := x.loadHead(grain)
-	if err != nil {
-		return nil, err
-	}
-	x.heads[string(grain)] = &h
-	return &h, nil
-}
-
 func (x *Index) loadHead(grain []byte) (h Head, err error) {
 	v, err := x.store.get(append(key(x.shard, keyHead), grain...))
 	if err != nil || v == nil {
@@ -367,7 +347,6 @@ func (x *Index) loadHead(grain []byte) (h Head, err error) {
 func decodeHead(v []byte) (h Head, err error) {
 	f := values{buf: v}
 	h.Seq, h.Last, h.Time = f.uv(), f.uv(), int64(f.uv())
-	h.Snapshot = SnapshotPointer{Seq: f.uv(), Index: f.uv(), Ordinal: uint32(f.uv())}
 	if f.bad {
 		return h, fmt.Errorf("head: %w", entry.ErrCorrupt)
 	}
@@ -498,7 +477,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	}
 	for grain, h := range x.heads {
 		k = append(appendPrefix(k[:0], x.shard, keyHead), grain...)
-		v = appendUvs(v[:0], h.Seq, h.Last, uint64(h.Time), h.Snapshot.Seq, h.Snapshot.Index, uint64(h.Snapshot.Ordinal))
+		v = appendUvs(v[:0], h.Seq, h.Last, uint64(h.Time))
 		put(b.Set(k, v, nil))
 	}
 	for grain, ps := range x.snapshots {

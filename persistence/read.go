@@ -52,19 +52,17 @@ func Walk(fetch Fetch, index uint64, tenant, kind string, key []byte, fn func(in
 		var back uint64
 		for {
 			var rec entry.Record
-			more, err := r.Next(&rec)
+			more, err := r.NextOf(&rec, tenant, kind, key)
 			if err != nil {
 				return fmt.Errorf("index %d: %w", index, err)
 			}
 			if !more {
 				break
 			}
-			if rec.Kind == kind && rec.Tenant == tenant && bytes.Equal(rec.Key, key) {
-				if rec.Type.Numbered() || back == 0 {
-					back = rec.Back
-				}
-				found = append(found, rec)
+			if rec.Type.Numbered() || back == 0 {
+				back = rec.Back
 			}
+			found = append(found, rec)
 		}
 		if len(found) == 0 || back >= index {
 			return fmt.Errorf("index %d: %w: no record of %s/%s, or a bad back pointer", index, entry.ErrCorrupt, kind, key)

@@ -239,6 +239,34 @@ func (r *Reader) Next(rec *Record) (bool, error) {
 	return true, nil
 }
 
+// NextOf is [Reader.Next] for the next record of one grain: those of others are passed over without being read.
+func (r *Reader) NextOf(rec *Record, tenant, kind string, key []byte) (bool, error) {
+	for r.next < r.Count {
+		at := r.rest
+		d := decoder{buf: at}
+		body := decoder{buf: d.bytes()}
+		body.byte()
+		p := body.uv()
+		if d.bad || body.bad {
+			break // Next says what is wrong
+		}
+		var t, k uint64
+		if p&hasTenant != 0 {
+			t = body.uv()
+		}
+		if p&hasGrain != 0 {
+			k = body.uv()
+			if string(body.bytes()) == string(key) && !body.bad && k < uint64(len(r.names)) && r.names[k] == kind &&
+				(p&hasTenant == 0) == (tenant == "") && (tenant == "" || t < uint64(len(r.names)) && r.names[t] == tenant) {
+				return r.Next(rec)
+			}
+		}
+		r.rest = d.buf
+		r.next++
+	}
+	return r.Next(rec)
+}
+
 // Skip passes over n records without reading them.
 func (r *Reader) Skip(n int) error {
 	for range n {
