@@ -24,9 +24,9 @@ import (
 	"github.com/granary-dev/granary/persistence"
 )
 
-// Lead tells a shard that its replica was elected for a term. The shard leads once it has applied the first entry of
-// that term.
-type Lead struct{ Term uint64 }
+// Lead tells a shard that its replica was elected for a term, or begins anew in it: Round tells the beginnings apart. The
+// shard leads once it has applied the next empty entry of that term.
+type Lead struct{ Term, Round uint64 }
 
 // Lost tells a shard that its replica does not lead any more, or that a proposal was refused.
 type Lost struct{}
@@ -81,10 +81,11 @@ type Ack struct {
 	Refused bool
 }
 
-// Proposal is an entry for the shard's Raft group. It must be proposed in Term at Index or not at all.
+// Proposal is an entry for the shard's Raft group. It must be proposed in Term and Round at Index or not at all. One that
+// cannot be, while the round is still the newest, must bring Lost and the Lead of a new round.
 type Proposal struct {
-	Term, Index uint64
-	Data        []byte
+	Term, Round, Index uint64
+	Data               []byte
 }
 
 // Effects are what a step wants done, in the order of each list. The caller empties them.

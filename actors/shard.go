@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -55,6 +56,7 @@ type Shard struct {
 	cfg      Config
 	index    *persistence.Index
 	term     uint64 // in which this replica was elected; 0: it follows
+	round    uint64 // of that term
 	leading  bool
 	idWindow int64 // the longest of all kinds, µs
 
@@ -82,6 +84,7 @@ type Shard struct {
 	runner           grains.Runner
 	replayer         grains.Runner
 	stateBuf         []byte
+	arena            []byte // keys of effects
 	message          turnMessage
 	props            *actor.Props
 	rec              entry.Record
@@ -199,7 +202,7 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		s.answer(fx)
 	case Lead:
 		s.lose(fx)
-		s.term = in.Term
+		s.term, s.round = in.Term, in.Round
 	case Lost:
 		s.lose(fx)
 	case Tick:
@@ -256,7 +259,7 @@ func (s *Shard) flush(fx *Effects) {
 	data := s.builder.Close(entry.Header{Lineage: s.index.Lineage(), Term: s.term, Index: s.next, Previous: s.prev})
 	s.open.data = data
 	s.flights = append(s.flights, s.open)
-	fx.Proposals = append(fx.Proposals, Proposal{Term: s.term, Index: s.next, Data: data})
+	fx.Proposals = append(fx.Proposals, Proposal{Term: s.term, Round: s.round, Index: s.next, Data: data})
 	s.pending += len(data) - s.builder.Size()
 	s.prev = s.next
 	s.next++
@@ -329,7 +332,9 @@ func (s *Shard) apply(now int64, e *raftpb.Entry, fx *Effects) error {
 	}
 	err := s.index.Apply(e, visit)
 	if errors.Is(err, persistence.ErrFenced) {
-		s.lose(fx) // an entry of ours that has no effect means that the speculation behind it is wrong
+		if s.leading {
+			s.startOver(fx) // of ours it can only be one that rests on others which never came to be
+		}
 		return nil
 	}
 	if err != nil {
@@ -337,8 +342,8 @@ func (s *Shard) apply(now int64, e *raftpb.Entry, fx *Effects) error {
 	}
 	if len(s.flights) > 0 {
 		f := &s.flights[0]
-		if f.index != e.GetIndex() {
-			s.lose(fx)
+		if f.index != e.GetIndex() || e.GetTerm() != s.term || !bytes.Equal(f.data, e.GetData()) {
+			s.startOver(fx)
 			return nil
 		}
 		s.land(f, fx)
@@ -348,13 +353,21 @@ func (s *Shard) apply(now int64, e *raftpb.Entry, fx *Effects) error {
 			s.flights = nil
 		}
 	} else if s.leading {
-		s.lose(fx) // an entry that this leader did not make
+		s.startOver(fx) // an entry that this leader did not make
 		return nil
 	}
 	if s.term != 0 && !s.leading && e.GetTerm() == s.term && len(e.GetData()) == 0 {
 		return s.lead(fx)
 	}
 	return nil
+}
+
+// startOver throws the speculation away although nobody told that leadership is lost. The proposal fits nowhere, and so
+// makes the group begin a new round.
+func (s *Shard) startOver(fx *Effects) {
+	again := Proposal{Term: s.term, Round: s.round}
+	s.lose(fx)
+	fx.Proposals = append(fx.Proposals, again)
 }
 
 // land answers those who waited for an entry.

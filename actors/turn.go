@@ -63,10 +63,12 @@ func (s *Shard) turn(a *activation, e *grains.EventType, msg proto.Message, send
 		}
 	} else {
 		rec.Type = entry.Input
-		s.effects = s.effects[:0]
+		s.effects, s.arena = s.effects[:0], s.arena[:0]
 		for i := range out.Effects {
 			f := &out.Effects[i]
-			s.effects = append(s.effects, entry.Effect{Type: entry.Send, Kind: f.To.Kind, Key: []byte(f.To.Key), Event: f.Type, Payload: f.Payload})
+			at := len(s.arena)
+			s.arena = append(s.arena, f.To.Key...)
+			s.effects = append(s.effects, entry.Effect{Type: entry.Send, Kind: f.To.Kind, Key: s.arena[at:], Event: f.Type, Payload: f.Payload})
 		}
 		rec.Effects = s.effects
 		rec.Digest = rec.OutcomeDigest()
@@ -189,7 +191,10 @@ func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
 	if err != nil {
 		return s.deadLetter(m, kind, err.Error(), fx)
 	}
-	a, err := s.activate(kind, string(m.Key))
+	a := s.grains[grainKey{kind.Name, string(m.Key)}] // found without a copy of the key
+	if a == nil || a.state == nil {
+		a, err = s.activate(kind, string(m.Key))
+	}
 	if err != nil {
 		return s.deadLetter(m, kind, err.Error(), fx)
 	}

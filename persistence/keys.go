@@ -41,7 +41,7 @@ func AppendGrain[K string | []byte](dst []byte, tenant, kind string, key K) []by
 }
 
 // GrainHash is the place of a grain on the ring of shards: XXH64 of its form in keys.
-func GrainHash(tenant, kind, key string) uint64 {
+func GrainHash[K string | []byte](tenant, kind string, key K) uint64 {
 	var buf [160]byte
 	return xxhash.Sum64(AppendGrain(buf[:0], tenant, kind, key))
 }

@@ -91,7 +91,10 @@ func (c *committer) run() {
 		c.mu.Unlock()
 		for _, w := range todo {
 			if w.shard == 0 {
-				c.host.Tick()
+				if err := c.host.Tick(); err != nil {
+					c.node.fail(err)
+					return
+				}
 			}
 			for _, p := range w.proposals {
 				if err := c.host.Propose(w.shard, p); err != nil {

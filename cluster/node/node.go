@@ -44,8 +44,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the clock; time.Now by default.
 	Now func() time.Time
-	// Fatal is called when the store cannot go on, such as after a failed fsync. It must not return. By default the
-	// process exits with status 1.
+	// Fatal is called when the store cannot go on, such as after a failed fsync. It must not return. By default it
+	// panics, which ends the process.
 	Fatal func(msg string)
 }
 
@@ -143,7 +143,7 @@ func (n *Node) open() error {
 				return err
 			}
 			r.shard = actors.NewShard(actors.Config{Shard: id, Shards: count, Catalog: n.opts.Catalog, Index: index, System: n.system,
-				Route:        func(kind string, key []byte) uint64 { return n.table.Shard("", kind, string(key)) },
+				Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
 				MemoryBudget: n.opts.MemoryBudget / int64(count)})
 			return nil
 		}()

@@ -43,6 +43,8 @@ type group struct {
 	log       *persistence.Log
 	leading   bool
 	term      uint64
+	round     uint64            // counts the beginnings of the shard; proposals of an older one are dropped
+	barrier   bool              // the empty entry behind which the round begins is still to be proposed
 	last      uint64            // index of the last entry, proposed ones included
 	responses []*raftpb.Message // to be stepped when the batch is durable
 	dirty     bool
@@ -105,22 +107,30 @@ func (h *Host) Campaign() error {
 }
 
 // Tick moves the logical clock of all groups on.
-func (h *Host) Tick() {
+func (h *Host) Tick() error {
 	for _, g := range h.order {
 		g.node.Tick()
 		h.touch(g)
+		if err := h.begin(g); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // Propose hands an entry to a shard's group. It is refused, and the shard told that its speculation is lost, when the
-// term in which its turns ran is over or another entry has taken its index.
+// term in which its turns ran is over or another entry has taken its index. Once one is refused, so are all that were
+// made before the shard heard of it: they follow what is not there.
 func (h *Host) Propose(shard uint64, p actors.Proposal) error {
 	g := h.groups[shard]
 	if g == nil {
 		return nil // the shard is in quarantine
 	}
 	h.touch(g)
-	if g.leading && g.term == p.Term && p.Index == g.last+1 {
+	if !g.leading || g.term != p.Term || g.round != p.Round {
+		return nil // the shard was told, or will be
+	}
+	if p.Index == g.last+1 {
 		err := g.node.Propose(p.Data)
 		if err == nil {
 			g.last = p.Index
@@ -130,22 +140,32 @@ func (h *Host) Propose(shard uint64, p actors.Proposal) error {
 			return fmt.Errorf("shard %d: %w", shard, err)
 		}
 	}
-	if g.term == p.Term {
-		return h.restart(g)
-	}
-	return nil // the shard was told, or will be, that its term is over
+	// let the shard begin anew behind everything in the log
+	h.events = append(h.events, Event{g.shard, actors.Lost{}}, h.lead(g))
+	g.barrier = true
+	return h.begin(g)
 }
 
-// restart lets a shard that still leads begin anew behind everything in the log.
-func (h *Host) restart(g *group) error {
-	if !g.leading {
+// lead opens the next round of a shard.
+func (h *Host) lead(g *group) Event {
+	g.round++
+	return Event{g.shard, actors.Lead{Term: g.term, Round: g.round}}
+}
+
+// begin proposes the barrier of a round if it is still to be proposed. Raft drops it while it hands its leadership over,
+// and when it has just lost it: then the next tick tries again, or the shard hears that it is lost.
+func (h *Host) begin(g *group) error {
+	if !g.barrier {
 		return nil
 	}
-	h.events = append(h.events, Event{g.shard, actors.Lost{}}, Event{g.shard, actors.Lead{Term: g.term}})
-	if err := g.node.Propose(nil); err != nil {
+	switch err := g.node.Propose(nil); err {
+	case nil:
+		g.barrier = false
+		g.last++
+	case raft.ErrProposalDropped:
+	default:
 		return fmt.Errorf("shard %d: %w", g.shard, err)
 	}
-	g.last++
 	return nil
 }
 
@@ -195,9 +215,11 @@ func (h *Host) ready(g *group, b *pebble.Batch) (sync bool, err error) {
 		}
 		if leads && !g.leading {
 			g.term = g.node.BasicStatus().HardState.GetTerm()
-			h.events = append(h.events, Event{g.shard, actors.Lead{Term: g.term}})
+			h.events = append(h.events, h.lead(g)) // Raft itself proposes the empty entry
 		}
-		g.leading = leads
+		if g.leading != leads {
+			g.leading, g.barrier = leads, false
+		}
 	}
 	for _, r := range rd.ReadStates {
 		h.events = append(h.events, Event{g.shard, actors.Confirmed{Token: binary.BigEndian.Uint64(r.RequestCtx)}})
@@ -229,7 +251,11 @@ func (h *Host) write(g *group, b *pebble.Batch, m *raftpb.Message) error {
 		if err := g.log.Append(b, entries); err != nil {
 			return err
 		}
-		g.last = max(g.last, entries[len(entries)-1].GetIndex())
+		last := entries[len(entries)-1].GetIndex()
+		if g.leading {
+			last = max(last, g.last) // there may be newer proposals than these
+		}
+		g.last = last
 	}
 	if m.Term != nil && m.Commit != nil && m.GetTerm() != 0 {
 		return g.log.SetHard(b, m.GetTerm(), m.GetVote(), m.GetCommit())

@@ -31,6 +31,11 @@ func (t Table) Shard(tenant, kind, key string) uint64 {
 	return persistence.GrainHash(tenant, kind, key)>>t.shift + 1
 }
 
+// ShardOf is [Table.Shard] for a key in bytes.
+func (t Table) ShardOf(tenant, kind string, key []byte) uint64 {
+	return persistence.GrainHash(tenant, kind, key)>>t.shift + 1
+}
+
 // ErrOverloaded is returned by a Router whose shard has no room for more at the moment.
 var ErrOverloaded = errors.New("the shard has no room for more events")
 

@@ -1,0 +1,379 @@
+package actors_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
+)
+
+// A book is a grain that writes down what it is told. An event is a line of words:
+//
+//	+item        write the item down
+//	>key:words   send words (';' for a blank) to the book of that key, or to kind/key
+//	loop:key     write "loop" down and tell the book of that key to do the same with this one
+//	now          write the time of the turn down
+//	from         write the sender down
+//	big:n        write n bytes down
+//	!reason      refuse the event; the first word only
+//	fail, panic  write "broken" down and fail
+func book(t *grains.Turn, s, e *wrapperspb.StringValue) error {
+	for _, word := range strings.Fields(e.Value) {
+		switch {
+		case word[0] == '!':
+			return grains.Reject(word[1:])
+		case word == "fail" || word == "panic":
+			s.Value += "broken "
+			t.Send("book/never", wrapperspb.String("+never"))
+			if word == "panic" {
+				panic("as told")
+			}
+			return errors.New("as told")
+		case word[0] == '>':
+			to, words, _ := strings.Cut(word[1:], ":")
+			if !strings.Contains(to, "/") {
+				to = "book/" + to
+			}
+			t.Send(to, wrapperspb.String(strings.ReplaceAll(words, ";", " ")))
+		case strings.HasPrefix(word, "loop:"):
+			s.Value += "loop "
+			t.Send("book/"+word[5:], wrapperspb.String("loop:"+t.Key()))
+		case word == "now":
+			s.Value += strconv.FormatInt(t.Now().UnixMicro(), 10) + " "
+		case word == "from":
+			from, _ := t.Sender()
+			s.Value += from.String() + " "
+		case strings.HasPrefix(word, "big:"):
+			n, _ := strconv.Atoi(word[4:])
+			s.Value += strings.Repeat("x", n) + " "
+		default:
+			s.Value += word[1:] + " "
+		}
+	}
+	return nil
+}
+
+// deaf is a kind that takes numbers only.
+func deaf(_ *grains.Turn, s, e *wrapperspb.Int64Value) error {
+	s.Value += e.Value
+	return nil
+}
+
+func testCatalog() *grains.Catalog {
+	c, err := grains.NewCatalog(
+		grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: 1, SnapshotEvery: 8,
+			Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(book)}}.MustDefine(),
+		grains.Kind[*wrapperspb.Int64Value]{Name: "deaf", Version: 1,
+			Handlers: grains.Handlers[*wrapperspb.Int64Value]{grains.On(deaf)}}.MustDefine(),
+	)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// model is what a shard's committed entries say, read without the code under test: the truth that all else is held
+// against.
+type model struct {
+	shard     uint64
+	lastData  uint64
+	lastTime  int64
+	grains    map[string][]modelRecord
+	inbox     map[uint64]persistence.Mark
+	sends     map[persistence.Mark]modelSend
+	order     []persistence.Mark // of sends
+	received  []modelReceived
+	producers map[string]modelProducer
+	ids       map[string]int64 // grain and id: journal time of the last record with it
+	snapshots int
+}
+
+type modelRecord struct {
+	typ      entry.Type
+	pos      entry.Position
+	time     int64
+	payload  string
+	reason   string
+	id       string
+	producer string
+	sequence uint64
+	sender   string
+	cause    persistence.Mark
+}
+
+type modelSend struct {
+	to             uint64
+	grain, payload string
+}
+
+type modelReceived struct {
+	lineage uint64
+	mark    persistence.Mark
+	grain   string
+	payload string
+}
+
+type modelProducer struct{ epoch, watermark uint64 }
+
+func newModel(shard uint64) *model {
+	return &model{shard: shard, grains: map[string][]modelRecord{}, inbox: map[uint64]persistence.Mark{},
+		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}}
+}
+
+func (m *model) record(name string, seq uint64) *modelRecord {
+	if g := m.grains[name]; seq >= 1 && seq <= uint64(len(g)) {
+		return &g[seq-1]
+	}
+	return nil
+}
+
+func (m *model) seq(name string) uint64 { return uint64(len(m.grains[name])) }
+
+// commit takes the next committed entry in.
+func (m *model) commit(e *raftpb.Entry) error {
+	if len(e.GetData()) == 0 {
+		return nil
+	}
+	r, err := entry.Open(e.GetData())
+	if err != nil {
+		return err
+	}
+	if r.Header.Term != e.GetTerm() || r.Header.Index != e.GetIndex() || r.Header.Previous != m.lastData {
+		return nil // fenced off
+	}
+	m.lastData = e.GetIndex()
+	for {
+		var rec entry.Record
+		more, err := r.Next(&rec)
+		if err != nil || !more {
+			return err
+		}
+		if rec.Time < m.lastTime {
+			return fmt.Errorf("record %d: journal time runs back from %d to %d", rec.Ordinal, m.lastTime, rec.Time)
+		}
+		m.lastTime = rec.Time
+		if err := m.take(e.GetIndex(), &rec); err != nil {
+			return fmt.Errorf("record %d: %w", rec.Ordinal, err)
+		}
+	}
+}
+
+func (m *model) take(index uint64, rec *entry.Record) error {
+	name := rec.Kind + "/" + string(rec.Key)
+	here := persistence.Mark{Index: index, Ordinal: rec.Ordinal}
+	switch rec.Type {
+	case entry.Snapshot:
+		m.snapshots++
+		if rec.Seq != m.seq(name) {
+			return fmt.Errorf("a snapshot of %s has seq %d, its last record has %d", name, rec.Seq, m.seq(name))
+		}
+		if state := wrapperspb.String(m.fold(name, rec.Seq)); rec.Kind == "book" && rec.Snapshot.Chunks == 1 {
+			if want, err := proto.Marshal(state); err != nil || string(want) != string(rec.Payload) {
+				return fmt.Errorf("the snapshot of %s at seq %d is not the fold of its records", name, rec.Seq)
+			}
+		}
+		return nil
+	case entry.Session:
+		p := m.producers[rec.Producer]
+		if rec.Epoch <= p.epoch {
+			return fmt.Errorf("producer %s opens epoch %d behind %d", rec.Producer, rec.Epoch, p.epoch)
+		}
+		p.epoch = rec.Epoch
+		m.producers[rec.Producer] = p
+		return nil
+	case entry.Expiry:
+		delete(m.producers, rec.Producer)
+		return nil
+	}
+	if rec.Seq != m.seq(name)+1 {
+		return fmt.Errorf("%s has seq %d behind %d", name, rec.Seq, m.seq(name))
+	}
+	if n := m.seq(name); n > 0 {
+		last := m.grains[name][n-1]
+		if back := index - last.pos.Index; back != 0 && rec.Back != back {
+			return fmt.Errorf("%s seq %d points %d back, its last entry is %d back", name, rec.Seq, rec.Back, back)
+		}
+	}
+	mr := modelRecord{typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
+		payload: string(rec.Payload), reason: string(rec.Reason), id: string(rec.ID), producer: rec.Producer, sequence: rec.Sequence}
+	switch {
+	case rec.Sequence != 0:
+		p := m.producers[rec.Producer]
+		if rec.Epoch != p.epoch || rec.Sequence <= p.watermark {
+			return fmt.Errorf("producer %s: epoch %d sequence %d follows %v", rec.Producer, rec.Epoch, rec.Sequence, p)
+		}
+		p.watermark = rec.Sequence
+		m.producers[rec.Producer] = p
+	case rec.Sender.Kind != "":
+		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
+		mr.cause = persistence.Mark{Index: rec.Cause.Index, Ordinal: rec.Cause.Ordinal, Effect: rec.Sender.Effect}
+		if in := m.inbox[rec.Cause.Lineage]; !in.Less(mr.cause) {
+			return fmt.Errorf("the send %v of shard %d is taken in behind %v", mr.cause, rec.Cause.Lineage, in)
+		}
+		m.inbox[rec.Cause.Lineage] = mr.cause
+		m.received = append(m.received, modelReceived{rec.Cause.Lineage, mr.cause, name, string(rec.Payload)})
+	case len(rec.ID) > 0:
+		id := name + " " + string(rec.ID)
+		if before, ok := m.ids[id]; ok && rec.Time-before < grains.DefaultIDWindow.Microseconds() {
+			return fmt.Errorf("%s was taken in twice within the window", id)
+		}
+		m.ids[id] = rec.Time
+	}
+	m.grains[name] = append(m.grains[name], mr)
+	var want []modelSend
+	if rec.Type == entry.Input && rec.Kind == "book" {
+		_, want = m.turn("", rec.Payload, &mr, string(rec.Key))
+	}
+	if len(want) != len(rec.Effects) {
+		return fmt.Errorf("%s seq %d has %d effects, its turn makes %d", name, rec.Seq, len(rec.Effects), len(want))
+	}
+	for i, x := range rec.Effects {
+		to := modelSend{shardOf(x.Kind, x.Key), x.Kind + "/" + string(x.Key), string(x.Payload)}
+		if to != want[i] {
+			return fmt.Errorf("%s seq %d sends %v, its turn %v", name, rec.Seq, to, want[i])
+		}
+		here.Effect = uint32(i)
+		m.sends[here] = to
+		m.order = append(m.order, here)
+	}
+	return nil
+}
+
+// turn is the book's handler, written a second time: the words that change the state, and the sends.
+func (m *model) turn(state string, payload []byte, rec *modelRecord, key string) (string, []modelSend) {
+	var e wrapperspb.StringValue
+	if err := proto.Unmarshal(payload, &e); err != nil {
+		panic(err)
+	}
+	var sends []modelSend
+	send := func(to, words string) {
+		if !strings.Contains(to, "/") {
+			to = "book/" + to
+		}
+		_, k, _ := strings.Cut(to, "/")
+		wire, err := proto.Marshal(wrapperspb.String(words))
+		if err != nil {
+			panic(err)
+		}
+		sends = append(sends, modelSend{shardOf("", []byte(k)), to, string(wire)})
+	}
+	for _, word := range strings.Fields(e.Value) {
+		switch {
+		case word[0] == '+':
+			state += word[1:] + " "
+		case word[0] == '>':
+			to, words, _ := strings.Cut(word[1:], ":")
+			send(to, strings.ReplaceAll(words, ";", " "))
+		case word == "now":
+			state += fmt.Sprintf("%d ", rec.time)
+		case word == "from":
+			from := rec.sender
+			if from == "" {
+				from = "/"
+			}
+			state += from + " "
+		case strings.HasPrefix(word, "big:"):
+			n, _ := strconv.Atoi(word[4:])
+			state += strings.Repeat("x", n) + " "
+		case strings.HasPrefix(word, "loop:"):
+			state += "loop "
+			send(word[5:], "loop:"+key)
+		}
+	}
+	return state, sends
+}
+
+// fold is the state of a book behind its record seq.
+func (m *model) fold(name string, seq uint64) string {
+	state := ""
+	_, key, _ := strings.Cut(name, "/")
+	for i := range m.grains[name][:seq] {
+		if rec := &m.grains[name][i]; rec.typ == entry.Input {
+			state, _ = m.turn(state, []byte(rec.payload), rec, key)
+		}
+	}
+	return state
+}
+
+// checkSends holds what was sent against what was taken in: once, in order, as it was sent.
+func (w *world) checkSends() {
+	w.t.Helper()
+	for _, from := range w.shards {
+		for _, to := range w.shards {
+			var sent, got []string
+			for _, m := range from.model.order {
+				if s := from.model.sends[m]; s.to == to.id {
+					sent = append(sent, fmt.Sprintf("%v %s %q", m, s.grain, s.payload))
+				}
+			}
+			for _, r := range to.model.received {
+				if r.lineage == from.id {
+					got = append(got, fmt.Sprintf("%v %s %q", r.mark, r.grain, r.payload))
+				}
+			}
+			if !slices.Equal(sent, got) {
+				n := 0
+				for n < min(len(sent), len(got)) && sent[n] == got[n] {
+					n++
+				}
+				w.t.Fatalf("shard %d sent %d to shard %d, which took %d in; they differ from number %d on", from.id, len(sent), to.id, len(got), n+1)
+			}
+		}
+	}
+}
+
+// checkAnswered: whoever waited got an answer.
+func (w *world) checkAnswered() {
+	w.t.Helper()
+	for b, answered := range w.batches {
+		if !answered {
+			w.t.Fatalf("a batch waits for ever: %+v", b.(*actors.Batch).Events[0])
+		}
+	}
+	for rd, answered := range w.reads {
+		if !answered {
+			w.t.Fatalf("a read waits for ever: %+v", rd)
+		}
+	}
+}
+
+// checkStates reads every book and holds it against the fold of its records.
+func (w *world) checkStates() {
+	w.t.Helper()
+	for _, r := range w.shards {
+		for _, name := range sortedKeys(r.model.grains) {
+			kind, key, _ := strings.Cut(name, "/")
+			if kind != "book" {
+				continue
+			}
+			rd := &actors.Read{Get: &actors.Get{Kind: w.kind(kind), Key: key}}
+			w.read(rd)
+			w.settle()
+			if rd.Failed != actors.Folded {
+				w.t.Fatalf("%s: %v %s", name, rd.Failed, rd.Why)
+			}
+			if rd.Get.Seq != r.model.seq(name) {
+				w.t.Fatalf("%s is at seq %d, its records end at %d", name, rd.Get.Seq, r.model.seq(name))
+			}
+		}
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

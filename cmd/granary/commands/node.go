@@ -1,0 +1,40 @@
+package commands
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/granary-dev/granary/grains"
+)
+
+// NodeOptions say how a node is to run.
+type NodeOptions struct {
+	// Listen is the HOST:PORT of all it serves; port 0 takes any that is free.
+	Listen string
+	// DataDir is the folder of the journal.
+	DataDir string
+	// Memory is the budget for activations, in bytes.
+	Memory int64
+	// Shards is the number of shards a new folder is made with. A folder keeps the number it has.
+	Shards int
+	// Metrics serves /metrics on the same port.
+	Metrics bool
+	// Catalog of the kinds it runs.
+	Catalog *grains.Catalog
+	// Logger takes what the node has to say.
+	Logger *slog.Logger
+}
+
+// Node is a running node.
+type Node interface {
+	// Addr is the HOST:PORT it listens at.
+	Addr() string
+	// Shutdown refuses new events with a retryable error, commits those in flight, and returns when all is closed.
+	Shutdown(ctx context.Context) error
+	// Done yields the reason when the node ends by itself.
+	Done() <-chan error
+}
+
+// StartNode starts a node and returns when it takes calls. Its errors are one line that says why: a port in use, a
+// folder that another process holds, that is of a newer format or cannot be written.
+type StartNode func(ctx context.Context, o NodeOptions) (Node, error)

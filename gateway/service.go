@@ -1,0 +1,84 @@
+package gateway
+
+import (
+	"context"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/granary-dev/granary/gateway/answer"
+	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
+)
+
+// register puts the services on the gRPC server. The handlers are not the generated ones: these keep a request that
+// cannot be decoded together with the reason, where those end in a bare INTERNAL.
+func (g *Gateway) register(s *grpc.Server) {
+	events := granaryv1.EventService_ServiceDesc
+	events.HandlerType = nil
+	events.Methods = []grpc.MethodDesc{{MethodName: "Publish", Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var in publishRequest
+		if err := dec(&in); err != nil {
+			return nil, err
+		}
+		return served(g, ctx, publishMethod, in.refusal, &in.eventBatch, g.publish)
+	}}}
+	events.Streams = slices.Clone(events.Streams)
+	events.Streams[0].Handler = func(_ any, srv grpc.ServerStream) error { return g.publishStream(srv) }
+	s.RegisterService(&events, nil)
+
+	grains := granaryv1.GrainService_ServiceDesc
+	grains.HandlerType = nil
+	grains.Methods = []grpc.MethodDesc{
+		unary(g, "Get", getMethod, g.get),
+		unary(g, "History", historyMethod, g.history),
+		unary(g, "List", listMethod, g.list),
+	}
+	s.RegisterService(&grains, nil)
+
+	kinds := granaryv1.KindService_ServiceDesc
+	kinds.HandlerType = nil
+	kinds.Methods = []grpc.MethodDesc{
+		unary(g, "List", listKindsMethod, g.listKinds),
+		unary(g, "Describe", describeMethod, g.describe),
+	}
+	s.RegisterService(&kinds, nil)
+}
+
+// unary is a method without events.
+func unary[M any, P interface {
+	*M
+	UnmarshalVT([]byte) error
+}, R any](g *Gateway, name string, of method, f func(context.Context, P) (R, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var in request[M, P]
+		if err := dec(&in); err != nil {
+			return nil, err
+		}
+		return served(g, ctx, of, in.refusal, P(&in.msg), f)
+	}}
+}
+
+// served answers one unary call, whichever way it came: it counts it, and sees to it that every error is a [answer.Refusal]
+// and that a bug ends one call and not the node.
+func served[P, R any](g *Gateway, ctx context.Context, of method, bad *answer.Refusal, req P, f func(context.Context, P) (R, error)) (out R, err error) {
+	start := time.Now()
+	defer func() {
+		code := codes.OK
+		if p := recover(); p != nil {
+			g.log.Error("a bug: a call panicked", "method", methodNames[of], "panic", p, "stack", string(debug.Stack()))
+			err = bug()
+		}
+		if err != nil {
+			r := answer.Of(err)
+			code, err = r.Code, r
+		}
+		g.metrics.call(of, code, time.Since(start))
+	}()
+	if bad != nil {
+		return out, bad
+	}
+	return f(ctx, req)
+}
