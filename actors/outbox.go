@@ -14,8 +14,13 @@ const (
 	maxSendBytes = 4 << 20
 	// catchUpEntries are read at most in one step for a target that lags.
 	catchUpEntries = 64
-	// retryAfter a refusal (µs).
+	// retryAfter a refusal (µs), twice as long after each further one, up to retryMost.
 	retryAfter = 50_000
+	retryMost  = 5_000_000
+	// silence is how long what is under way may stay without an answer before it is sent again (µs).
+	silence = 10_000_000
+	// probe is how many sends may be under way to a target that did not take the last ones in.
+	probe = 64
 )
 
 // outbox hands the sends of committed records to their target shards, in log order. It keeps no sends: what a target
@@ -24,6 +29,7 @@ type outbox struct {
 	targets map[uint64]*target
 	touched []*target
 	behind  int // targets that lag
+	slow    int // targets that lag although they take sends in
 }
 
 // target is what the outbox knows of one target shard.
@@ -34,7 +40,9 @@ type target struct {
 	count  int
 	bytes  int
 	lags   bool  // sends behind sent are to be read from the log
+	away   bool  // refused or did not answer the last time
 	retry  int64 // not before
+	pause  int64 // between the last refusal and that
 	open   *Inbound
 	usual  int // sends in the last one: what the next will need room for
 }
@@ -44,6 +52,7 @@ type parcel struct {
 	first        uint64 // index of its first send
 	last         persistence.Mark
 	count, bytes int
+	seen         int64 // by the first tick (µs)
 }
 
 func (o *outbox) target(shard uint64, from persistence.Mark) *target {
@@ -127,11 +136,8 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, only uint64)
 		if !t.sent.Less(m) || t.lags && only == 0 {
 			continue
 		}
-		if t.count >= maxSends || t.bytes >= maxSendBytes {
-			if !t.lags {
-				t.lags = true
-				o.behind++
-			}
+		if t.full() {
+			o.set(t, true, t.away)
 			continue
 		}
 		if t.open == nil {
@@ -174,20 +180,16 @@ func (o *outbox) ack(s *Shard, a *Ack, now int64) {
 		return
 	}
 	if a.Refused {
-		// everything under way is void for the target: go on from what it has
-		t.flying, t.count, t.bytes = nil, 0, 0
 		// what the stored cursor covers was taken in, whatever the target knows to say
-		t.sent, t.link = a.Mark, persistence.Mark{}
-		if floor := after(s.index.Outbox()); t.sent.Less(floor) {
-			t.sent = floor
+		floor := after(s.index.Outbox())
+		if floor.Less(a.Mark) {
+			floor = a.Mark
 		}
-		t.retry = now + retryAfter
-		if !t.lags {
-			t.lags = true
-			o.behind++
-		}
+		o.back(t, floor, now)
 		return
 	}
+	o.set(t, t.lags, false)
+	t.pause = 0
 	n := 0
 	for n < len(t.flying) && !a.Mark.Less(t.flying[n].last) {
 		t.count -= t.flying[n].count
@@ -195,6 +197,58 @@ func (o *outbox) ack(s *Shard, a *Ack, now int64) {
 		n++
 	}
 	t.flying = append(t.flying[:0], t.flying[n:]...)
+}
+
+// back lets a target be fed from the log again, from behind a send: what is under way is void for it.
+func (o *outbox) back(t *target, to persistence.Mark, now int64) {
+	t.flying, t.count, t.bytes = nil, 0, 0
+	t.sent, t.link = to, persistence.Mark{}
+	t.pause = min(max(2*t.pause, retryAfter), retryMost)
+	t.retry = now + t.pause
+	o.set(t, true, true)
+}
+
+// set tells how a target stands. One that does not answer holds nobody up: its sends are in the log. One that takes them
+// in too slowly does.
+func (o *outbox) set(t *target, lags, away bool) {
+	count := func(by int) {
+		if t.lags {
+			o.behind += by
+			if !t.away {
+				o.slow += by
+			}
+		}
+	}
+	count(-1)
+	t.lags, t.away = lags, away
+	count(+1)
+}
+
+// tick sends again what was under way for too long: it or its answer was lost.
+func (o *outbox) tick(now int64) {
+	for _, t := range o.targets {
+		if len(t.flying) == 0 {
+			continue
+		}
+		p := &t.flying[0]
+		if p.seen == 0 || now < p.seen { // or the clock was set back
+			p.seen = now
+		} else if now-p.seen >= silence {
+			o.back(t, after(p.first-1), now)
+		}
+	}
+}
+
+// due tells whether a target may be tried again. A moment further off than any pause means that the clock was set back.
+func (t *target) due(now int64) bool { return now >= t.retry || t.retry-now > retryMost }
+
+// full tells whether no more may be under way to a target, hungry whether it may be fed from the log.
+func (t *target) full() bool {
+	return t.count >= maxSends || t.bytes >= maxSendBytes || t.away && t.count >= probe
+}
+
+func (t *target) hungry() bool {
+	return t.count <= maxSends/2 && t.bytes <= maxSendBytes/2 && (!t.away || t.count == 0)
 }
 
 // catchUp feeds the targets that lag and have room again from the log.
@@ -205,20 +259,22 @@ func (o *outbox) catchUp(s *Shard, now int64, fx *Effects) error {
 	applied, _ := s.index.Applied()
 	for shard := uint64(1); o.behind > 0 && shard <= s.cfg.Shards; shard++ {
 		t := o.targets[shard]
-		if t == nil || !t.lags || now < t.retry || t.count > maxSends/2 || t.bytes > maxSendBytes/2 {
+		if t == nil || !t.lags || !t.due(now) || !t.hungry() {
 			continue
 		}
 		index := max(t.sent.Index, 1)
-		for n := 0; n < catchUpEntries && index <= applied && t.count < maxSends && t.bytes < maxSendBytes; n++ {
+		for n := 0; n < catchUpEntries && index <= applied && !t.full(); n++ {
 			if err := o.read(s, index, shard); err != nil {
 				return err
 			}
 			index++
 		}
-		if index > applied && t.count < maxSends && t.bytes < maxSendBytes {
-			t.lags = false
-			o.behind--
-		} else if t.count < maxSends && t.bytes < maxSendBytes {
+		if t.full() {
+			continue
+		}
+		if index > applied {
+			o.set(t, false, t.away)
+		} else {
 			// nothing for this target up to here: do not read it again
 			t.sent = after(index - 1)
 		}

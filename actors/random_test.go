@@ -1,6 +1,7 @@
 package actors_test
 
 import (
+	"flag"
 	"fmt"
 	"testing"
 
@@ -8,6 +9,8 @@ import (
 
 	"github.com/granary-dev/granary/actors"
 )
+
+var traced = flag.Bool("traced", false, "log all that leaves a shard in the random tests")
 
 // TestRandom lets clients publish, repeat, reconnect and read while entries are committed late, messages are lost,
 // doubled and overtaken, leaders fall, machines crash and the clock jumps. The world judges all that leaves a shard on the
@@ -19,6 +22,9 @@ func TestRandom(t *testing.T) {
 		budget := rapid.SampledFrom([]int64{1, 10 << 10, 1 << 20}).Draw(t, "budget")
 		w := newWorld(t, 2, budget)
 		defer w.close()
+		if *traced {
+			w.trace = t.Logf
+		}
 		c := &clients{w: w, t: t, bodies: map[string]string{}}
 		for i := range 2 {
 			c.producers = append(c.producers, &testProducer{clients: c, name: fmt.Sprintf("p%d", i), epoch: 1})
@@ -95,7 +101,9 @@ func (c *clients) words() string {
 
 func (c *clients) key() string { return rapid.SampledFrom(testKeys).Draw(c.t, "key") }
 
-func (c *clients) shard() *replica { return rapid.SampledFrom(c.w.shards).Draw(c.t, "shard") }
+func (c *clients) shard() *replica { return c.w.shards[rapid.IntRange(0, 1).Draw(c.t, "shard")] }
+
+func (c *clients) producer() *testProducer { return c.producers[rapid.IntRange(0, 1).Draw(c.t, "producer")] }
 
 // act draws one thing that happens.
 func (c *clients) act() {
@@ -108,9 +116,9 @@ func (c *clients) act() {
 	case 5:
 		c.again()
 	case 6, 7, 8, 9:
-		rapid.SampledFrom(c.producers).Draw(t, "producer").publish(rapid.Bool().Draw(t, "lost"))
+		c.producer().publish(rapid.Bool().Draw(t, "lost"))
 	case 10, 11:
-		rapid.SampledFrom(c.producers).Draw(t, "producer").reconnect()
+		c.producer().reconnect()
 	case 12, 13, 14, 15:
 		r := c.shard()
 		r.commit(rapid.IntRange(0, len(r.proposed)).Draw(t, "commit"))
@@ -175,7 +183,7 @@ func (c *clients) read() {
 		if rd.Get.AtSeq == 0 {
 			rd.Get.AtTime = c.w.now
 			if records := c.w.shards[shardOf("", []byte(key))-1].model.grains["book/"+key]; len(records) > 0 {
-				rd.Get.AtTime = rapid.SampledFrom(records).Draw(t, "record").time + int64(rapid.IntRange(-1, 1).Draw(t, "beside"))
+				rd.Get.AtTime = records[rapid.IntRange(0, len(records)-1).Draw(t, "record")].time + int64(rapid.IntRange(-1, 1).Draw(t, "beside"))
 			}
 		}
 	case 3:
@@ -249,7 +257,7 @@ func (c *clients) again() {
 	if len(c.done) == 0 {
 		return
 	}
-	e := rapid.SampledFrom(c.done).Draw(c.t, "again")
+	e := c.done[rapid.IntRange(0, len(c.done)-1).Draw(c.t, "again")]
 	other := rapid.Bool().Draw(c.t, "other")
 	words := e.words
 	if other {

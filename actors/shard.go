@@ -49,6 +49,8 @@ type Config struct {
 	Route func(kind string, key []byte) uint64
 	// MemoryBudget for the activations of this shard, in bytes.
 	MemoryBudget int64
+	// CheckpointRecords after which derived keys are written; 16,384 by default.
+	CheckpointRecords int
 }
 
 // Shard is the machine of one shard. See the package documentation.
@@ -123,6 +125,9 @@ type flight struct {
 
 // NewShard returns the machine of a shard, following.
 func NewShard(cfg Config) *Shard {
+	if cfg.CheckpointRecords == 0 {
+		cfg.CheckpointRecords = checkpointRecords
+	}
 	s := &Shard{cfg: cfg, index: cfg.Index}
 	for _, k := range cfg.Catalog.Kinds() {
 		s.idWindow = max(s.idWindow, k.IDWindow.Microseconds())
@@ -154,8 +159,8 @@ func (s *Shard) forget() {
 func (s *Shard) Leading() bool { return s.leading }
 
 // Overloaded tells whether the shard wants no more client events for now: too much is uncommitted, or a target of its
-// sends lags.
-func (s *Shard) Overloaded() bool { return s.pending > maxUncommitted || s.outbox.behind > 0 }
+// sends takes them in too slowly.
+func (s *Shard) Overloaded() bool { return s.pending > maxUncommitted || s.outbox.slow > 0 }
 
 // Quiet tells whether everything that came in is committed and answered.
 func (s *Shard) Quiet() bool {
@@ -206,6 +211,7 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 	case Lost:
 		s.lose(fx)
 	case Tick:
+		s.outbox.tick(now)
 		return s.sweep(now, fx)
 	default:
 		return fmt.Errorf("shard %d: unknown input %T", s.cfg.Shard, input)
@@ -387,7 +393,7 @@ func (s *Shard) land(f *flight, fx *Effects) {
 // checkpoint writes the derived keys when enough was applied, or when it is forced.
 func (s *Shard) checkpoint(force bool) error {
 	records, bytes := s.index.Pending()
-	if !force && records < checkpointRecords && bytes < checkpointBytes {
+	if !force && records < s.cfg.CheckpointRecords && bytes < checkpointBytes {
 		return nil
 	}
 	s.Stats.Checkpoints++

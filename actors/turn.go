@@ -147,7 +147,7 @@ func (s *Shard) inbound(now int64, in *Inbound, fx *Effects) error {
 		mark = s.index.Inbox(in.Lineage)
 	}
 	if mark.Less(in.Previous) {
-		ack.Refused, ack.Mark = true, mark
+		ack.Refused, ack.Mark = true, s.index.Inbox(in.Lineage) // what is not committed yet may still be lost
 		fx.Acks = append(fx.Acks, ack)
 		return nil
 	}

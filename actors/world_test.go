@@ -23,6 +23,7 @@ import (
 // failer is what a world needs of testing.T and rapid.T.
 type failer interface {
 	Helper()
+	Logf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
@@ -43,7 +44,7 @@ type world struct {
 
 	batches, reads map[any]bool // false: waits for its answer
 	acked          map[string]uint64
-	listed         map[*actors.List]uint64 // the shard that is asked
+	listed         map[*actors.List]uint64  // the shard that is asked
 	orphans        map[*actors.Batch]func() // called when the node of the batch crashes
 }
 
@@ -81,8 +82,9 @@ func newWorld(t failer, shards int, budget int64) *world {
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
 	for id := uint64(1); id <= uint64(shards); id++ {
-		r := &replica{world: w, id: id, model: newModel(id)}
-		w.shards = append(w.shards, r)
+		w.shards = append(w.shards, &replica{world: w, id: id, model: newModel(id)})
+	}
+	for _, r := range w.shards {
 		r.open()
 	}
 	return w
@@ -370,8 +372,11 @@ func (w *world) settle() {
 			return
 		}
 		w.now += 60_000 // what was refused is tried again after a while
-		if round > 10_000 {
-			w.t.Fatalf("the world does not come to rest")
+		if round > 2_000 {
+			for _, r := range w.shards {
+				w.t.Logf("shard %d: leading=%t quiet=%t committed=%d proposed=%d %+v", r.id, r.shard.Leading(), r.shard.Quiet(), r.committed, len(r.proposed), r.shard.Stats)
+			}
+			w.t.Fatalf("the world does not come to rest: %d messages are on their way", len(w.net))
 		}
 	}
 }

@@ -188,15 +188,15 @@ func (g *Gateway) history(ctx context.Context, req *granaryv1.HistoryRequest) (*
 	if err := g.read(ctx, shard, &actors.Read{History: h}); err != nil {
 		return nil, err
 	}
-	return g.historyResponse(h, page), nil
+	return g.historyResponse(h, page, req.GetFormat()), nil
 }
 
 // historyResponse shows as many records as fit into a page.
-func (g *Gateway) historyResponse(h *actors.History, page historyPage) *granaryv1.HistoryResponse {
+func (g *Gateway) historyResponse(h *actors.History, page historyPage, format granaryv1.StateFormat) *granaryv1.HistoryResponse {
 	out := &granaryv1.HistoryResponse{}
 	size, more := 0, h.More
 	for i := range h.Records {
-		r := g.historyRecord(h, &h.Records[i])
+		r := g.historyRecord(h, &h.Records[i], format)
 		n := r.SizeVT()
 		if i > 0 && size+n > maxPageBytes {
 			more = true
@@ -219,13 +219,18 @@ func (g *Gateway) historyResponse(h *actors.History, page historyPage) *granaryv
 	return out
 }
 
-func (g *Gateway) historyRecord(h *actors.History, r *actors.HistoryRecord) *granaryv1.HistoryRecord {
+func (g *Gateway) historyRecord(h *actors.History, r *actors.HistoryRecord, format granaryv1.StateFormat) *granaryv1.HistoryRecord {
 	position := entry.Position{Lineage: h.Lineage, Index: r.Index, Ordinal: r.Ordinal}
 	out := &granaryv1.HistoryRecord{
 		Seq: r.Seq, Position: answer.Position(position), Time: moment(r.Time), Type: r.Event, Id: string(r.ID), Source: r.Source,
 		Producer: r.Producer, ProducerSequence: r.Sequence, Cause: answer.Position(r.Cause), Hops: uint32(r.Hops),
-		Outcome: recordOutcome(r.Type), Reason: strings.ToValidUTF8(string(r.Reason), "?"), LogicVersion: r.Logic, PayloadProtobuf: r.Payload,
-		Payload: g.payloadJSON(h.Kind, r.Event, r.Payload),
+		Outcome: recordOutcome(r.Type), Reason: strings.ToValidUTF8(string(r.Reason), "?"), LogicVersion: r.Logic,
+	}
+	if format != granaryv1.StateFormat_STATE_FORMAT_JSON {
+		out.PayloadProtobuf = r.Payload
+	}
+	if format != granaryv1.StateFormat_STATE_FORMAT_PROTOBUF {
+		out.Payload = g.payloadJSON(h.Kind, r.Event, r.Payload)
 	}
 	if r.EventTime != 0 {
 		out.EventTime = timestamppb.New(time.Unix(0, r.EventTime))
@@ -240,7 +245,7 @@ func (g *Gateway) historyRecord(h *actors.History, r *actors.HistoryRecord) *gra
 		}
 	}
 	for i := range r.Effects {
-		if e := g.historyEffect(&r.Effects[i]); e != nil {
+		if e := g.historyEffect(&r.Effects[i], format); e != nil {
 			out.Effects = append(out.Effects, e)
 		}
 	}
@@ -273,12 +278,15 @@ func recordOutcome(t entry.Type) granaryv1.RecordOutcome {
 }
 
 // historyEffect is an effect as the API of this version knows it, or nil.
-func (g *Gateway) historyEffect(e *entry.Effect) *granaryv1.HistoryEffect {
+func (g *Gateway) historyEffect(e *entry.Effect, format granaryv1.StateFormat) *granaryv1.HistoryEffect {
 	if e.Type != entry.Send {
 		return nil
 	}
 	send := &granaryv1.SendEffect{Grain: e.Kind + "/" + string(e.Key), Type: e.Event}
-	if kind, ok := g.opts.Catalog.Kind(e.Kind); ok {
+	if format != granaryv1.StateFormat_STATE_FORMAT_JSON {
+		send.PayloadProtobuf = e.Payload
+	}
+	if kind, ok := g.opts.Catalog.Kind(e.Kind); ok && format != granaryv1.StateFormat_STATE_FORMAT_PROTOBUF {
 		send.Payload = g.payloadJSON(kind, e.Event, e.Payload)
 	}
 	return &granaryv1.HistoryEffect{Effect: &granaryv1.HistoryEffect_Send{Send: send}}

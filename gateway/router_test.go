@@ -41,7 +41,10 @@ var boxes = grains.Kind[*accountv1.Account]{
 		}),
 		grains.On(func(_ *grains.Turn, s *accountv1.Account, _ *wrapperspb.DoubleValue) error { s.Count++; return nil }),
 		grains.On(func(_ *grains.Turn, s *accountv1.Account, _ *structpb.Struct) error { s.Count++; return nil }),
-		grains.On(func(_ *grains.Turn, s *accountv1.Account, _ *descriptorpb.DescriptorProto) error { s.Count++; return nil }),
+		grains.On(func(_ *grains.Turn, s *accountv1.Account, _ *descriptorpb.DescriptorProto) error {
+			s.Count++
+			return nil
+		}),
 		grains.On(func(_ *grains.Turn, s *accountv1.Account, _ *emptypb.Empty) error { s.Count++; return nil }),
 	},
 }
@@ -72,11 +75,11 @@ type memory struct {
 	index     uint64
 	held      []func() // answers that wait, while hold
 	hold      bool
-	err       func(shard uint64) error         // of Publish
+	err       func(shard uint64) error            // of Publish
 	refuse    func(shard uint64, b *actors.Batch) // may set Refused
-	failed    func(r *actors.Read)             // may set Failed
-	full      chan struct{}                    // while not nil, Publish with wait waits for it
-	order     map[uint64][]uint64              // sequences by shard, as taken
+	failed    func(r *actors.Read)                // may set Failed
+	full      chan struct{}                       // while not nil, Publish with wait waits for it
+	order     map[uint64][]uint64                 // sequences by shard, as taken
 }
 
 type memoryGrain struct {
@@ -127,11 +130,11 @@ func (m *memory) Publish(ctx context.Context, shard uint64, b *actors.Batch, wai
 			return err
 		}
 	}
-	m.take(shard, b)
-	if m.hold {
-		m.held = append(m.held, func() { b.Done(b) })
+	if m.hold { // looked at late: whoever changes an event that is on its way is found out
+		m.held = append(m.held, func() { m.take(shard, b); b.Done(b) })
 		return nil
 	}
+	m.take(shard, b)
 	b.Done(b)
 	return nil
 }
@@ -314,12 +317,11 @@ func (m *memory) history(h *actors.History) {
 // release answers what was held, and holds no more.
 func (m *memory) release() {
 	m.mu.Lock()
-	held := m.held
-	m.held, m.hold = nil, false
-	m.mu.Unlock()
-	for _, answer := range held {
+	defer m.mu.Unlock()
+	for _, answer := range m.held {
 		answer()
 	}
+	m.held, m.hold = nil, false
 }
 
 func (m *memory) set(change func(*memory)) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -81,6 +80,42 @@ func BenchmarkPublish(b *testing.B) {
 	st := n.Stats()
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "events/s")
 	b.ReportMetric(float64(st.Turns)/float64(max(1, st.Entries)), "turns/entry")
-	var ms runtime.MemStats
-	runtime.ReadMemStats(&ms)
+}
+
+// BenchmarkHistory measures reading the whole history of one account after the other, in a store of 200,000 events of
+// 5,000 accounts and 10,000 merchants.
+func BenchmarkHistory(b *testing.B) {
+	n, err := node.Start(context.Background(), node.Options{DataDir: b.TempDir(), Catalog: catalog.Builtin()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Close()
+	kind, _ := catalog.Builtin().Kind("account")
+	typ, _ := kind.Event("Charged")
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var wg sync.WaitGroup
+	for i := range 200_000 {
+		account := fmt.Sprintf("%d", rnd.IntN(5000))
+		msg := &accountv1.Charged{TransactionId: fmt.Sprint(i), Merchant: fmt.Sprintf("%d", rnd.IntN(10000)), AmountCents: 1}
+		payload, _ := typ.Append(nil, msg)
+		wg.Add(1)
+		p := &actors.Batch{Events: []actors.Event{{Kind: kind, Key: account, Type: typ, Message: msg, Payload: payload}}, Done: func(*actors.Batch) { wg.Done() }}
+		if err := n.Publish(context.Background(), n.Table().Shard("", "account", account), p, true); err != nil {
+			b.Fatal(err)
+		}
+	}
+	wg.Wait()
+	b.ResetTimer()
+	records := 0
+	for i := range b.N {
+		key := fmt.Sprint(i % 5000)
+		h := &actors.History{Kind: kind, Key: key, Limit: 1000}
+		done := make(chan struct{})
+		if err := n.Read(n.Table().Shard("", "account", key), &actors.Read{History: h, Done: func(*actors.Read) { close(done) }}); err != nil {
+			b.Fatal(err)
+		}
+		<-done
+		records += len(h.Records)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(records), "ns/record")
 }

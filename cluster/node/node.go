@@ -38,6 +38,8 @@ type Options struct {
 	Shards int
 	// MemoryBudget for the activations of all shards; 256 MiB by default.
 	MemoryBudget int64
+	// CheckpointRecords of a shard; see actors.Config.
+	CheckpointRecords int
 	// ReserveBytes of disk space; see persistence.Options.
 	ReserveBytes uint64
 	// Logger; silent by default.
@@ -144,7 +146,7 @@ func (n *Node) open() error {
 			}
 			r.shard = actors.NewShard(actors.Config{Shard: id, Shards: count, Catalog: n.opts.Catalog, Index: index, System: n.system,
 				Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
-				MemoryBudget: n.opts.MemoryBudget / int64(count)})
+				MemoryBudget: n.opts.MemoryBudget / int64(count), CheckpointRecords: n.opts.CheckpointRecords})
 			return nil
 		}()
 		if err != nil {

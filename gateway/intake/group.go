@@ -22,16 +22,17 @@ type Group struct {
 	OnDone func(*Part)
 
 	events  int // in the batch, with the refused
-	kept    int // of them in parts
-	decoded []actors.Event
 	sorted  []actors.Event
-	places  []int32  // of decoded events in the batch
-	shards  []uint32 // of decoded events
-	index   []int32  // of sorted events in the batch
-	counts  []int32  // by shard
+	index   []int32  // of sorted events in the batch; hole where there is none
+	shards  []uint32 // of events in the batch
+	slots   []int32  // by shard: where its next event goes
+	holes   int
 	results []actors.Result
 	spare   []*Part
 }
+
+// hole is the index of a slot whose event was refused.
+const hole = -1
 
 // Part is what one shard gets of a batch.
 type Part struct {
@@ -86,83 +87,99 @@ func NewGroup() *Group { return groups.Get().(*Group) }
 
 // Release takes a group back. No shard may still have one of its parts.
 func (g *Group) Release() {
-	clear(g.sorted[:g.kept])
+	clear(g.sorted)
 	clear(g.Refused)
 	for _, p := range g.Parts {
 		p.Batch.Events, p.Batch.Results, p.Batch.Link = nil, nil, nil
 		p.Batch.Refused, p.Batch.Why = actors.Folded, ""
 		p.Link, p.Refused = actors.Link{}, false
 	}
-	clear(g.results[:g.kept])
+	clear(g.results)
 	g.spare = append(g.spare, g.Parts...)
 	g.Parts, g.Refused, g.OnDone = g.Parts[:0], g.Refused[:0], nil
-	g.events, g.kept, g.Number = 0, 0, 0
+	g.sorted, g.results = g.sorted[:0], g.results[:0]
+	g.events, g.holes, g.Number = 0, 0, 0
 	groups.Put(g)
 }
 
 // Len is the number of events in the batch, refused ones included.
 func (g *Group) Len() int { return g.events }
 
-// begin makes room for a batch.
-func (g *Group) begin(events, shards int) {
+// begin makes room for a batch and gives each event a slot behind those of lower shards and earlier events: a counting
+// sort. So each event is written once, where its shard will read it.
+func (g *Group) begin(events, shards int, shard func(i int) uint64) {
 	g.events = events
-	if cap(g.decoded) < events {
-		g.decoded = make([]actors.Event, events)
+	if cap(g.sorted) < events {
 		g.sorted = make([]actors.Event, events)
 		g.results = make([]actors.Result, events)
-		g.places = make([]int32, events)
 		g.index = make([]int32, events)
 		g.shards = make([]uint32, events)
 	}
-	n := cap(g.decoded)
-	g.decoded, g.sorted, g.results = g.decoded[:n], g.sorted[:n], g.results[:n]
-	g.places, g.index, g.shards = g.places[:n], g.index[:n], g.shards[:n]
-	if len(g.counts) < shards+1 {
-		g.counts = make([]int32, shards+1)
+	g.sorted, g.results = g.sorted[:events], g.results[:events]
+	g.index, g.shards = g.index[:events], g.shards[:events]
+	if len(g.slots) < shards+1 {
+		g.slots = make([]int32, shards+1)
+	}
+	clear(g.slots)
+	for i := range events {
+		s := shard(i)
+		g.shards[i] = uint32(s)
+		g.slots[s]++
+	}
+	from := int32(0)
+	for s, n := range g.slots {
+		g.slots[s] = from
+		from += n
 	}
 }
 
-// next is where the next event that is kept goes.
-func (g *Group) next() *actors.Event { return &g.decoded[g.kept] }
-
-// keep takes the event that was written to next.
-func (g *Group) keep(place int, shard uint64) {
-	g.places[g.kept] = int32(place)
-	g.shards[g.kept] = uint32(shard)
-	g.counts[shard]++
-	g.kept++
+// slot is where an event goes. Each event is asked for once, in order.
+func (g *Group) slot(i int) (at int32, event *actors.Event) {
+	at = g.slots[g.shards[i]]
+	g.slots[g.shards[i]]++
+	g.index[at] = int32(i)
+	return at, &g.sorted[at]
 }
 
-func (g *Group) refuse(place int, r *answer.Refusal) {
-	g.decoded[g.kept] = actors.Event{}
-	g.Refused = append(g.Refused, Refused{Index: int32(place), Refusal: r})
+// refuse leaves a slot empty.
+func (g *Group) refuse(i int, at int32, r *answer.Refusal) {
+	g.index[at] = hole
+	g.holes++
+	g.Refused = append(g.Refused, Refused{Index: int32(i), Refusal: r})
 }
 
-// sort is a counting sort by shard: it keeps the order of the events to each of them.
-func (g *Group) sort() {
+// divide makes the parts. By now each shard's next slot is the first of the shard behind it.
+func (g *Group) divide() {
 	from := int32(0)
-	for shard, n := range g.counts {
-		if n == 0 {
-			continue
+	for shard, to := range g.slots {
+		if n := g.close(from, to); n > 0 {
+			p := g.part()
+			p.Shard = uint64(shard)
+			p.Index = g.index[from : from+n : from+n]
+			p.Batch.Events = g.sorted[from : from+n : from+n]
+			p.Batch.Results = g.results[from : from : from+n]
+			g.Parts = append(g.Parts, p)
 		}
-		to := from + n
-		p := g.part()
-		p.Shard = uint64(shard)
-		p.Index = g.index[from:to:to]
-		p.Batch.Events = g.sorted[from:to:to]
-		p.Batch.Results = g.results[from:from:to]
-		g.Parts = append(g.Parts, p)
-		g.counts[shard] = from
 		from = to
 	}
-	for i := range g.kept {
-		at := g.counts[g.shards[i]]
-		g.counts[g.shards[i]]++
-		g.sorted[at] = g.decoded[i]
-		g.index[at] = g.places[i]
+}
+
+// close moves the events of a shard together where there are holes between them, and returns their number.
+func (g *Group) close(from, to int32) int32 {
+	if g.holes == 0 {
+		return to - from
 	}
-	clear(g.counts)
-	clear(g.decoded[:g.kept])
+	n := from
+	for at := from; at < to; at++ {
+		if g.index[at] == hole {
+			continue
+		}
+		if n != at {
+			g.index[n], g.sorted[n] = g.index[at], g.sorted[at]
+		}
+		n++
+	}
+	return n - from
 }
 
 // part returns a part that was used before, or a new one. Its callback is made once in its life.

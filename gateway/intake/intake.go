@@ -85,11 +85,15 @@ func (in *Intake) Take(req *Request, now time.Time, g *Group) *answer.Refusal {
 		return r
 	}
 	horizon := now.Add(MaxAhead)
-	g.begin(len(req.Events), in.table.Len())
+	g.begin(len(req.Events), in.table.Len(), func(i int) uint64 {
+		// Not checked yet: what is no grain has a shard too, and is refused below.
+		kind, key, _ := strings.Cut(req.Events[i].GetGrain(), "/")
+		return in.table.Shard("", kind, key)
+	})
 	deep := req.Deep
 	for i, e := range req.Events {
+		at, out := g.slot(i)
 		var r *answer.Refusal
-		out := g.next()
 		if len(deep) > 0 && deep[0] == int32(i) {
 			deep = deep[1:]
 			r = tooDeep()
@@ -97,15 +101,12 @@ func (in *Intake) Take(req *Request, now time.Time, g *Group) *answer.Refusal {
 			r = in.event(e, horizon, out)
 		}
 		if r != nil {
-			g.refuse(i, r)
-			continue
-		}
-		if req.FirstSequence != 0 {
+			g.refuse(i, at, r)
+		} else if req.FirstSequence != 0 {
 			out.Sequence = req.FirstSequence + uint64(i)
 		}
-		g.keep(i, in.table.Shard("", out.Kind.Name, out.Key))
 	}
-	g.sort()
+	g.divide()
 	return nil
 }
 

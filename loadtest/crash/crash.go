@@ -417,7 +417,7 @@ func (w *world) judge(ctx context.Context, conn *grpc.ClientConn) (*Report, erro
 // history calls fn for each record of a grain, oldest first.
 func history(ctx context.Context, client granaryv1.GrainServiceClient, grain string, fn func(*granaryv1.HistoryRecord) error) error {
 	for token := ""; ; {
-		res, err := client.History(ctx, &granaryv1.HistoryRequest{Grain: grain, PageSize: 1000, PageToken: token})
+		res, err := client.History(ctx, &granaryv1.HistoryRequest{Grain: grain, PageSize: 1000, PageToken: token, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF})
 		if err != nil {
 			return err
 		}

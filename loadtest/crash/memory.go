@@ -41,7 +41,8 @@ func (m *Memory) FS() (fs vfs.FS, dir string) { return m.fs, dataDir }
 // Start implements [Host].
 func (m *Memory) Start(ctx context.Context) (Life, error) {
 	n, err := node.Start(ctx, node.Options{DataDir: dataDir, FS: m.fs, Catalog: m.Catalog, Shards: 8,
-		MemoryBudget: (1 + m.rnd.Int64N(200)) << 10}) // so little that grains come and go all the time
+		// so little that grains come and go all the time, and checkpoints are never far
+		MemoryBudget: (1 + m.rnd.Int64N(200)) << 10, CheckpointRecords: 20 + m.rnd.IntN(500)})
 	if err != nil {
 		return nil, err
 	}

@@ -246,6 +246,51 @@ func TestSkip(t *testing.T) {
 	}
 }
 
+// TestNextOf: passing over the records of others gives the same as reading them all.
+func TestNextOf(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var records []entry.Record
+		for range rapid.IntRange(0, 8).Draw(t, "records") {
+			rec := drawRecord(t, 0)
+			if rec.Kind != "" && rapid.Bool().Draw(t, "known key") {
+				rec.Key = []byte{byte(rapid.IntRange(0, 1).Draw(t, "key"))}
+			}
+			records = append(records, rec)
+		}
+		data := write(entry.Header{}, records)
+		_, all, err := readAll(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tenant, kind := rapid.SampledFrom([]string{"", "a"}).Draw(t, "tenant"), rapid.SampledFrom([]string{"a", "account", "none"}).Draw(t, "kind")
+		key := []byte{byte(rapid.IntRange(0, 1).Draw(t, "key"))}
+		var want, got []entry.Record
+		for _, rec := range all {
+			if rec.Tenant == tenant && rec.Kind == kind && bytes.Equal(rec.Key, key) {
+				want = append(want, rec)
+			}
+		}
+		r, err := entry.Open(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			var rec entry.Record
+			more, err := r.NextOf(&rec, tenant, kind, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !more {
+				break
+			}
+			got = append(got, rec)
+		}
+		if !reflect.DeepEqual(plain(got), plain(want)) {
+			t.Fatalf("got %+v\nwant %+v", got, want)
+		}
+	})
+}
+
 // TestAbsentCostsNothing counts the bytes of small records, so that a field that begins to cost where it is absent is
 // noticed.
 func TestAbsentCostsNothing(t *testing.T) {

@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// StateFormat says in which form a state is answered.
+// StateFormat says in which form a state or a payload is answered.
 type StateFormat int32
 
 const (
@@ -371,7 +371,9 @@ type HistoryRequest struct {
 	// newest_first turns the order round.
 	NewestFirst bool `protobuf:"varint,5,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
 	// from_seq is the first record wanted in oldest-first order, the last in newest-first order. 0 means all.
-	FromSeq       uint64 `protobuf:"varint,6,opt,name=from_seq,json=fromSeq,proto3" json:"from_seq,omitempty"`
+	FromSeq uint64 `protobuf:"varint,6,opt,name=from_seq,json=fromSeq,proto3" json:"from_seq,omitempty"`
+	// format of the payloads in the answer. Turning one into JSON takes far longer than reading the record.
+	Format        StateFormat `protobuf:"varint,7,opt,name=format,proto3,enum=granary.v1.StateFormat" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,6 +448,13 @@ func (x *HistoryRequest) GetFromSeq() uint64 {
 		return x.FromSeq
 	}
 	return 0
+}
+
+func (x *HistoryRequest) GetFormat() StateFormat {
+	if x != nil {
+		return x.Format
+	}
+	return StateFormat_STATE_FORMAT_UNSPECIFIED
 }
 
 // HistoryResponse is a page of records.
@@ -789,9 +798,11 @@ type SendEffect struct {
 	// type is the full name of the event's message.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// payload is the event in the canonical protobuf JSON mapping; left out if this node does not know the type.
-	Payload       *structpb.Struct `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Payload *structpb.Struct `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
+	// payload_protobuf is the event in protobuf wire format.
+	PayloadProtobuf []byte `protobuf:"bytes,4,opt,name=payload_protobuf,json=payloadProtobuf,proto3" json:"payload_protobuf,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SendEffect) Reset() {
@@ -841,6 +852,13 @@ func (x *SendEffect) GetType() string {
 func (x *SendEffect) GetPayload() *structpb.Struct {
 	if x != nil {
 		return x.Payload
+	}
+	return nil
+}
+
+func (x *SendEffect) GetPayloadProtobuf() []byte {
+	if x != nil {
+		return x.PayloadProtobuf
 	}
 	return nil
 }
@@ -1068,7 +1086,7 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12#\n" +
 	"\rlogic_version\x18\x05 \x01(\rR\flogicVersion\x12*\n" +
 	"\x05state\x18\x06 \x01(\v2\x14.google.protobuf.AnyR\x05state\x12+\n" +
-	"\x04json\x18\a \x01(\v2\x17.google.protobuf.StructR\x04json\"\xb8\x01\n" +
+	"\x04json\x18\a \x01(\v2\x17.google.protobuf.StructR\x04json\"\xe9\x01\n" +
 	"\x0eHistoryRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
 	"\x05grain\x18\x02 \x01(\tR\x05grain\x12\x1b\n" +
@@ -1076,7 +1094,8 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12!\n" +
 	"\fnewest_first\x18\x05 \x01(\bR\vnewestFirst\x12\x19\n" +
-	"\bfrom_seq\x18\x06 \x01(\x04R\afromSeq\"n\n" +
+	"\bfrom_seq\x18\x06 \x01(\x04R\afromSeq\x12/\n" +
+	"\x06format\x18\a \x01(\x0e2\x17.granary.v1.StateFormatR\x06format\"n\n" +
 	"\x0fHistoryResponse\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.granary.v1.HistoryRecordR\arecords\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf2\x05\n" +
@@ -1107,12 +1126,13 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
 	"\rHistoryEffect\x12,\n" +
 	"\x04send\x18\x01 \x01(\v2\x16.granary.v1.SendEffectH\x00R\x04sendB\b\n" +
-	"\x06effect\"i\n" +
+	"\x06effect\"\x94\x01\n" +
 	"\n" +
 	"SendEffect\x12\x14\n" +
 	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x121\n" +
-	"\apayload\x18\x03 \x01(\v2\x17.google.protobuf.StructR\apayload\"\x8d\x01\n" +
+	"\apayload\x18\x03 \x01(\v2\x17.google.protobuf.StructR\apayload\x12)\n" +
+	"\x10payload_protobuf\x18\x04 \x01(\fR\x0fpayloadProtobuf\"\x8d\x01\n" +
 	"\vListRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -1179,28 +1199,29 @@ var file_granary_v1_grain_proto_depIdxs = []int32{
 	13, // 2: granary.v1.GetResponse.time:type_name -> google.protobuf.Timestamp
 	14, // 3: granary.v1.GetResponse.state:type_name -> google.protobuf.Any
 	15, // 4: granary.v1.GetResponse.json:type_name -> google.protobuf.Struct
-	6,  // 5: granary.v1.HistoryResponse.records:type_name -> granary.v1.HistoryRecord
-	13, // 6: granary.v1.HistoryRecord.time:type_name -> google.protobuf.Timestamp
-	13, // 7: granary.v1.HistoryRecord.event_time:type_name -> google.protobuf.Timestamp
-	12, // 8: granary.v1.HistoryRecord.headers:type_name -> granary.v1.HistoryRecord.HeadersEntry
-	1,  // 9: granary.v1.HistoryRecord.outcome:type_name -> granary.v1.RecordOutcome
-	7,  // 10: granary.v1.HistoryRecord.effects:type_name -> granary.v1.HistoryEffect
-	15, // 11: granary.v1.HistoryRecord.payload:type_name -> google.protobuf.Struct
-	8,  // 12: granary.v1.HistoryEffect.send:type_name -> granary.v1.SendEffect
-	15, // 13: granary.v1.SendEffect.payload:type_name -> google.protobuf.Struct
-	11, // 14: granary.v1.ListResponse.grains:type_name -> granary.v1.GrainSummary
-	13, // 15: granary.v1.GrainSummary.time:type_name -> google.protobuf.Timestamp
-	2,  // 16: granary.v1.GrainService.Get:input_type -> granary.v1.GetRequest
-	4,  // 17: granary.v1.GrainService.History:input_type -> granary.v1.HistoryRequest
-	9,  // 18: granary.v1.GrainService.List:input_type -> granary.v1.ListRequest
-	3,  // 19: granary.v1.GrainService.Get:output_type -> granary.v1.GetResponse
-	5,  // 20: granary.v1.GrainService.History:output_type -> granary.v1.HistoryResponse
-	10, // 21: granary.v1.GrainService.List:output_type -> granary.v1.ListResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	0,  // 5: granary.v1.HistoryRequest.format:type_name -> granary.v1.StateFormat
+	6,  // 6: granary.v1.HistoryResponse.records:type_name -> granary.v1.HistoryRecord
+	13, // 7: granary.v1.HistoryRecord.time:type_name -> google.protobuf.Timestamp
+	13, // 8: granary.v1.HistoryRecord.event_time:type_name -> google.protobuf.Timestamp
+	12, // 9: granary.v1.HistoryRecord.headers:type_name -> granary.v1.HistoryRecord.HeadersEntry
+	1,  // 10: granary.v1.HistoryRecord.outcome:type_name -> granary.v1.RecordOutcome
+	7,  // 11: granary.v1.HistoryRecord.effects:type_name -> granary.v1.HistoryEffect
+	15, // 12: granary.v1.HistoryRecord.payload:type_name -> google.protobuf.Struct
+	8,  // 13: granary.v1.HistoryEffect.send:type_name -> granary.v1.SendEffect
+	15, // 14: granary.v1.SendEffect.payload:type_name -> google.protobuf.Struct
+	11, // 15: granary.v1.ListResponse.grains:type_name -> granary.v1.GrainSummary
+	13, // 16: granary.v1.GrainSummary.time:type_name -> google.protobuf.Timestamp
+	2,  // 17: granary.v1.GrainService.Get:input_type -> granary.v1.GetRequest
+	4,  // 18: granary.v1.GrainService.History:input_type -> granary.v1.HistoryRequest
+	9,  // 19: granary.v1.GrainService.List:input_type -> granary.v1.ListRequest
+	3,  // 20: granary.v1.GrainService.Get:output_type -> granary.v1.GetResponse
+	5,  // 21: granary.v1.GrainService.History:output_type -> granary.v1.HistoryResponse
+	10, // 22: granary.v1.GrainService.List:output_type -> granary.v1.ListResponse
+	20, // [20:23] is the sub-list for method output_type
+	17, // [17:20] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_grain_proto_init() }

@@ -248,6 +248,11 @@ func (m *HistoryRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Format != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Format))
+		i--
+		dAtA[i] = 0x38
+	}
 	if m.FromSeq != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.FromSeq))
 		i--
@@ -629,6 +634,13 @@ func (m *SendEffect) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.PayloadProtobuf) > 0 {
+		i -= len(m.PayloadProtobuf)
+		copy(dAtA[i:], m.PayloadProtobuf)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.PayloadProtobuf)))
+		i--
+		dAtA[i] = 0x22
+	}
 	if m.Payload != nil {
 		size, err := (*structpb.Struct)(m.Payload).MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
@@ -942,6 +954,9 @@ func (m *HistoryRequest) SizeVT() (n int) {
 	if m.FromSeq != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.FromSeq))
 	}
+	if m.Format != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Format))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1096,6 +1111,10 @@ func (m *SendEffect) SizeVT() (n int) {
 	}
 	if m.Payload != nil {
 		l = (*structpb.Struct)(m.Payload).SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.PayloadProtobuf)
+	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
@@ -1827,6 +1846,25 @@ func (m *HistoryRequest) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.FromSeq |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Format", wireType)
+			}
+			m.Format = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Format |= StateFormat(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -2894,6 +2932,40 @@ func (m *SendEffect) UnmarshalVT(dAtA []byte) error {
 			}
 			if err := (*structpb.Struct)(m.Payload).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
+			}
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field PayloadProtobuf", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.PayloadProtobuf = append(m.PayloadProtobuf[:0], dAtA[iNdEx:postIndex]...)
+			if m.PayloadProtobuf == nil {
+				m.PayloadProtobuf = []byte{}
 			}
 			iNdEx = postIndex
 		default:
@@ -4058,6 +4130,25 @@ func (m *HistoryRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 					break
 				}
 			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Format", wireType)
+			}
+			m.Format = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Format |= StateFormat(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -5171,6 +5262,37 @@ func (m *SendEffect) UnmarshalVTUnsafe(dAtA []byte) error {
 			if err := (*structpb.Struct)(m.Payload).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field PayloadProtobuf", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.PayloadProtobuf = dAtA[iNdEx:postIndex]
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
