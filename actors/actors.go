@@ -103,6 +103,8 @@ type Effects struct {
 	Confirm uint64
 	// Leading tells that the shard began to lead in this step.
 	Leading bool
+	// Again asks for another Idle soon: there is more to do than one step should.
+	Again bool
 }
 
 // Reset empties the effects and keeps their memory.

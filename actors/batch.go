@@ -132,6 +132,9 @@ func (s *Shard) event(now int64, p *producer, b *Batch, i int, fx *Effects) erro
 			r.Duplicate = true
 			index := p.Find(e.Sequence)
 			b.wait = max(b.wait, index)
+			if index == 0 && len(p.Recent) > 0 {
+				b.wait = max(b.wait, p.Recent[0].Index) // it is in this entry or in one before
+			}
 			b.duplicates = append(b.duplicates, duplicate{event: i, index: index})
 			return nil
 		}

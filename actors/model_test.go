@@ -69,9 +69,9 @@ func deaf(_ *grains.Turn, s, e *wrapperspb.Int64Value) error {
 	return nil
 }
 
-func testCatalog() *grains.Catalog {
+func testCatalog(snapshotEvery int) *grains.Catalog {
 	c, err := grains.NewCatalog(
-		grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: 1, SnapshotEvery: 8,
+		grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: 1, SnapshotEvery: snapshotEvery,
 			Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(book)}}.MustDefine(),
 		grains.Kind[*wrapperspb.Int64Value]{Name: "deaf", Version: 1,
 			Handlers: grains.Handlers[*wrapperspb.Int64Value]{grains.On(deaf)}}.MustDefine(),

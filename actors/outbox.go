@@ -43,6 +43,7 @@ type target struct {
 	away   bool  // refused or did not answer the last time
 	retry  int64 // not before
 	pause  int64 // between the last refusal and that
+	fed    bool  // this reading of the log is for it too
 	open   *Inbound
 	usual  int // sends in the last one: what the next will need room for
 }
@@ -77,7 +78,7 @@ func after(index uint64) persistence.Mark {
 func (o *outbox) begin(s *Shard, fx *Effects) error {
 	applied, _ := s.index.Applied()
 	for index := s.index.Outbox() + 1; index <= applied; index++ {
-		if err := o.read(s, index, 0); err != nil {
+		if err := o.read(s, index, false); err != nil {
 			return err
 		}
 	}
@@ -85,8 +86,8 @@ func (o *outbox) begin(s *Shard, fx *Effects) error {
 	return nil
 }
 
-// read takes the sends of one entry of the log, for one target or for all (0).
-func (o *outbox) read(s *Shard, index, only uint64) error {
+// read takes the sends of one entry of the log; see takeFor.
+func (o *outbox) read(s *Shard, index uint64, again bool) error {
 	term, data, err := s.index.Entry(index)
 	if err != nil {
 		return fmt.Errorf("outbox: %w", err)
@@ -110,30 +111,28 @@ func (o *outbox) read(s *Shard, index, only uint64) error {
 		if !more {
 			return nil
 		}
-		o.takeFor(s, index, &rec, only)
+		o.takeFor(s, index, &rec, again)
 	}
 }
 
 // take notes the sends of a record that was just committed.
 func (o *outbox) take(s *Shard, index uint64, rec *entry.Record) {
 	if len(rec.Effects) > 0 {
-		o.takeFor(s, index, rec, 0)
+		o.takeFor(s, index, rec, false)
 	}
 }
 
-func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, only uint64) {
+// takeFor notes the sends of a record: for all targets that do not lag, or again for those that are fed from the log.
+func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, again bool) {
 	for i := range rec.Effects {
 		e := &rec.Effects[i]
 		if e.Type != entry.Send {
 			continue
 		}
 		to := s.cfg.Route(e.Kind, e.Key)
-		if only != 0 && to != only {
-			continue
-		}
 		m := persistence.Mark{Index: index, Ordinal: rec.Ordinal, Effect: uint32(i)}
 		t := o.target(to, after(index-1))
-		if !t.sent.Less(m) || t.lags && only == 0 {
+		if !t.sent.Less(m) || again && !t.fed || !again && t.lags {
 			continue
 		}
 		if t.full() {
@@ -251,33 +250,46 @@ func (t *target) hungry() bool {
 	return t.count <= maxSends/2 && t.bytes <= maxSendBytes/2 && (!t.away || t.count == 0)
 }
 
-// catchUp feeds the targets that lag and have room again from the log.
+// catchUp feeds the targets that lag and have room again from the log. One reading serves all of them.
 func (o *outbox) catchUp(s *Shard, now int64, fx *Effects) error {
 	if o.behind == 0 || !s.leading {
 		return nil
 	}
 	applied, _ := s.index.Applied()
-	for shard := uint64(1); o.behind > 0 && shard <= s.cfg.Shards; shard++ {
-		t := o.targets[shard]
-		if t == nil || !t.lags || !t.due(now) || !t.hungry() {
-			continue
+	index := applied + 1
+	for _, t := range o.targets {
+		if t.fed = t.lags && t.due(now) && t.hungry(); t.fed {
+			index = min(index, max(t.sent.Index, 1))
 		}
-		index := max(t.sent.Index, 1)
-		for n := 0; n < catchUpEntries && index <= applied && !t.full(); n++ {
-			if err := o.read(s, index, shard); err != nil {
-				return err
+	}
+	for n := 0; n < catchUpEntries && index <= applied; n++ {
+		if err := o.read(s, index, true); err != nil {
+			return err
+		}
+		hungry := false
+		for _, t := range o.targets {
+			// one that is full goes on from its last send; nothing behind it may be handed over before
+			if t.fed && !t.full() {
+				hungry = true
+				if here := after(index); t.sent.Less(here) {
+					t.sent = here
+				}
 			}
-			index++
 		}
-		if t.full() {
-			continue
+		if !hungry {
+			break
 		}
-		if index > applied {
-			o.set(t, false, t.away)
-		} else {
-			// nothing for this target up to here: do not read it again
-			t.sent = after(index - 1)
+		index++
+	}
+	for _, t := range o.targets {
+		if t.fed && !t.full() {
+			if !t.sent.Less(after(applied)) {
+				o.set(t, false, t.away)
+			} else {
+				fx.Again = true
+			}
 		}
+		t.fed = false
 	}
 	o.send(fx)
 	return nil

@@ -70,13 +70,13 @@ type packet struct {
 	what     any // *actors.Inbound or *actors.Ack
 }
 
-func newWorld(t failer, shards int, budget int64) *world {
+func newWorld(t failer, shards int, budget int64, snapshotEvery int) *world {
 	fs := vfs.NewMem()
 	store, err := persistence.Open(persistence.Options{Dir: "data", FS: fs, Shards: shards, CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	w := &world{t: t, fs: fs, store: store, catalog: testCatalog(), budget: budget, now: 1_700_000_000_000_000,
+	w := &world{t: t, fs: fs, store: store, catalog: testCatalog(snapshotEvery), budget: budget, now: 1_700_000_000_000_000,
 		batches: map[any]bool{}, reads: map[any]bool{}, acked: map[string]uint64{}, listed: map[*actors.List]uint64{}, orphans: map[*actors.Batch]func(){}}
 	w.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),

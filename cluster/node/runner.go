@@ -27,7 +27,8 @@ type runner struct {
 	stats      Stats
 	err        error // why the shard is in quarantine
 
-	wake chan struct{}
+	wake    chan struct{}
+	settled sync.Once
 }
 
 func newRunner(n *Node, id uint64) *runner {
@@ -98,9 +99,9 @@ func (r *runner) wakeUp() {
 // run takes what is queued, steps the machine through it, and does what it wants done.
 func (r *runner) run() {
 	if r.failure() != nil {
-		r.node.settled()
+		r.settle()
 	}
-	var spare []any
+	var spare, early []any
 	var fx actors.Effects
 	led := false
 	for {
@@ -127,15 +128,23 @@ func (r *runner) run() {
 		}
 		now := r.node.now()
 		for _, in := range inputs {
+			if _, send := in.(*actors.Inbound); send && !led && r.failure() == nil {
+				early = append(early, in) // a shard that began to lead a little sooner; a refusal would only cost time
+				continue
+			}
 			r.step(now, in, &fx)
+		}
+		if fx.Leading && !led {
+			led = true
+			r.settle()
+			for _, in := range early {
+				r.step(now, in, &fx)
+			}
+			early = nil
 		}
 		r.step(now, actors.Idle{}, &fx)
 		clear(inputs)
 		spare = inputs
-		if fx.Leading && !led {
-			led = true
-			r.node.settled()
-		}
 		r.report()
 		r.do(&fx)
 	}
@@ -157,11 +166,12 @@ func (r *runner) step(now int64, in any, fx *actors.Effects) {
 	if err := r.shard.Step(now, in, fx); err != nil {
 		r.shard.Abandon(fx)
 		r.quarantine(err)
-		if !fx.Leading {
-			r.node.settled()
-		}
+		r.settle()
 	}
 }
+
+// settle tells, once, that the shard leads or never will.
+func (r *runner) settle() { r.settled.Do(r.node.settled) }
 
 // refuse answers for a shard in quarantine.
 func (r *runner) refuse(in any, err error, fx *actors.Effects) {
@@ -214,6 +224,9 @@ func (r *runner) report() {
 func (r *runner) do(fx *actors.Effects) {
 	if len(fx.Proposals) > 0 || fx.Confirm != 0 {
 		r.node.commit.propose(r.id, fx.Proposals, fx.Confirm)
+	}
+	if fx.Again {
+		r.post(actors.Idle{})
 	}
 	for _, in := range fx.Sends {
 		r.node.shards[in.To-1].post(in)

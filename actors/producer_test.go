@@ -1,0 +1,52 @@
+package actors_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/persistence"
+)
+
+// link makes a batch of a producer.
+func (w *world) link(epoch, previous uint64, events ...actors.Event) *actors.Batch {
+	return &actors.Batch{Link: &actors.Link{Producer: "p", Epoch: epoch, Previous: previous}, Events: events}
+}
+
+func (w *world) numbered(sequence uint64, key, words string) actors.Event {
+	e := w.event(key, words, "")
+	e.Sequence = sequence
+	return e
+}
+
+// TestDuplicateWaitsHoweverLongTheQueue: while the disk stalls, a producer fills more entries than a shard remembers of
+// it, gives up and repeats all under a new epoch. The duplicates must wait for the commit all the same.
+func TestDuplicateWaitsHoweverLongTheQueue(t *testing.T) {
+	w := newWorld(t, 1, 1<<20, 1000)
+	defer w.close()
+	r := w.shards[0]
+	r.lead()
+	large := strings.Repeat("-", 70_000) // an entry each
+	n := uint64(persistence.RecentRuns + 6)
+	for seq := uint64(1); seq <= n; seq++ {
+		w.publish(w.link(1, seq-1, w.numbered(seq, "a", "+"+large)))
+	}
+	r.idle()
+	if len(r.proposed) < persistence.RecentRuns {
+		t.Fatalf("only %d entries are under way", len(r.proposed))
+	}
+	w.publish(w.link(2, 0, w.numbered(1, "a", "+"+large)))
+	again := w.link(2, 1, w.numbered(2, "a", "+"+large), w.numbered(3, "a", "+"+large))
+	w.publish(again)
+	r.idle()
+	if w.batches[again] {
+		t.Fatal("events were acknowledged as duplicates of what is not committed")
+	}
+	w.settle()
+	w.checkAnswered()
+	for i, res := range again.Results {
+		if !res.Duplicate {
+			t.Errorf("event %d: %+v", i, res)
+		}
+	}
+}
