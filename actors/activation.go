@@ -30,7 +30,8 @@ type activation struct {
 	placed    bool // ordinal is known
 	time      int64
 	snapshot  persistence.SnapshotPointer
-	since     int // records since the snapshot
+	since     int    // records since the snapshot
+	stored    uint64 // seq of the state that is stored outside the log
 
 	bytes      int64 // estimate
 	prev, next *activation
@@ -114,17 +115,31 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 	a := &activation{kind: kind, name: grainKey{kind.Name, key}, keyBytes: []byte(key)}
 	grain := persistence.AppendGrain(make([]byte, 0, 128), "", kind.Name, key)
 	head, err := s.index.Head(grain)
-	if err == nil && head.Seq >= uint64(min(worthSnapshot, kind.SnapshotEvery)) { // with fewer records there is no snapshot
-		a.snapshot, _, err = s.index.Snapshots(grain, head.Seq)
-	}
 	if err != nil {
 		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
 	}
 	a.seq, a.last, a.time = head.Seq, head.Last, head.Time
-	if err := s.fold(a); err != nil {
-		return nil, err
+	if base, ok := s.base(kind, grain, head); ok {
+		a.snapshot, a.stored = base.Snapshot, base.Seq
+		return a, s.foldFrom(a, base)
 	}
-	return a, nil
+	if head.Seq >= uint64(min(worthSnapshot, kind.SnapshotEvery)) { // with fewer records there is no snapshot
+		if a.snapshot, _, err = s.index.Snapshots(grain, head.Seq); err != nil {
+			return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
+		}
+	}
+	return a, s.fold(a)
+}
+
+// base returns the stored state of a grain if it is the shortest way to the present one. One that cannot be used is as
+// good as none: the journal has everything.
+func (s *Shard) base(kind *grains.Definition, grain []byte, head persistence.Head) (persistence.State, bool) {
+	if head.Seq < stateEvery {
+		return persistence.State{}, false
+	}
+	base, err := s.index.State(grain)
+	ok := err == nil && base.Seq != 0 && base.Seq <= head.Seq && base.Logic == kind.Version && head.Seq-base.Seq <= uint64(kind.SnapshotEvery)
+	return base, ok
 }
 
 // rebuild puts the state of an activation back to its last record, after a turn that failed half-way. The open entry
@@ -136,9 +151,19 @@ func (s *Shard) rebuild(a *activation, fx *Effects) error {
 
 // fold sets the state of an activation from its snapshot and the records behind it, up to a.last.
 func (s *Shard) fold(a *activation) error {
+	f := folder{shard: s, kind: a.kind, key: a.keyBytes, fetch: s.fetch}
+	base, err := f.snapshot(a.snapshot)
+	if err != nil {
+		return err
+	}
+	return s.foldFrom(a, base)
+}
+
+// foldFrom sets the state of an activation from a state and the records behind it, up to a.last.
+func (s *Shard) foldFrom(a *activation, base persistence.State) error {
 	a.state, a.since = nil, 0
 	f := folder{shard: s, kind: a.kind, key: a.keyBytes, fetch: s.fetch}
-	state, last, n, err := f.fold(a.snapshot, a.last, a.seq)
+	state, last, n, err := f.fold(base, a.last, a.seq)
 	if err != nil {
 		return err
 	}
@@ -158,33 +183,45 @@ type folder struct {
 	fetch persistence.Fetch
 }
 
-// fold returns the state after record seq, which is in the entry at index or before it: the snapshot and the records
-// behind it. It also returns the last record folded (zero if there was none behind the snapshot) and the encoded size,
-// roughly.
-func (f *folder) fold(from persistence.SnapshotPointer, index, seq uint64) (state proto.Message, last entry.Record, size int64, err error) {
-	fail := func(err error) (proto.Message, entry.Record, int64, error) {
-		o := Corrupt
-		if g, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
-			o = g.outcome
-		}
-		return nil, last, 0, failf(o, "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
+// fail says which grain an error is about.
+func (f *folder) fail(err error) error {
+	o := Corrupt
+	if g, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
+		o = g.outcome
 	}
+	return failf(o, "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
+}
+
+// snapshot reads a snapshot; the zero pointer gives the empty state.
+func (f *folder) snapshot(at persistence.SnapshotPointer) (persistence.State, error) {
+	base := persistence.State{Seq: at.Seq, Logic: f.kind.Version, Snapshot: at}
+	if at.Seq == 0 {
+		return base, nil
+	}
+	first, data, err := persistence.ReadSnapshot(f.fetch, at)
+	if err != nil {
+		return base, f.fail(err)
+	}
+	if first.Logic > f.kind.Version {
+		return base, f.fail(failf(LogicMissing, "its snapshot needs version %d of the kind's logic, this binary has %d", first.Logic, f.kind.Version))
+	}
+	base.Data = data
+	return base, nil
+}
+
+// fold returns the state after record seq, which is in the entry at index or before it: a state and the records behind
+// it. It also returns the last record folded (zero if there was none) and the encoded size, roughly.
+func (f *folder) fold(from persistence.State, index, seq uint64) (state proto.Message, last entry.Record, size int64, err error) {
+	fail := func(err error) (proto.Message, entry.Record, int64, error) { return nil, last, 0, f.fail(err) }
 	state = f.kind.NewState()
 	if from.Seq != 0 {
-		first, data, err := persistence.ReadSnapshot(f.fetch, from)
-		if err != nil {
+		if state, err = f.kind.DecodeState(from.Data); err != nil {
 			return fail(err)
 		}
-		if first.Logic > f.kind.Version {
-			return fail(failf(LogicMissing, "its snapshot needs version %d of the kind's logic, this binary has %d", first.Logic, f.kind.Version))
-		}
-		if state, err = f.kind.DecodeState(data); err != nil {
-			return fail(err)
-		}
-		size = int64(len(data))
+		size = int64(len(from.Data))
 	}
 	if seq == from.Seq {
-		// the last record is the one under the snapshot; where it stands is asked for only when it is shown
+		// where the last record stands is asked for only when it is shown
 		return state, last, size, nil
 	}
 	tail, err := f.tail(index, from.Seq, seq)

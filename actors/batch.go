@@ -51,10 +51,15 @@ func (s *Shard) batch(now int64, b *Batch, fx *Effects) {
 		}
 	}
 	for i := range b.Events {
-		if err := s.event(now, p, b, i, fx); err != nil {
-			// the events before this one stay; their results are known to nobody until the batch comes again
-			s.failBatch(b, err, fx)
+		err := s.event(now, p, b, i, fx)
+		if err != nil && p != nil {
+			// what the shard holds of a producer has no gaps. The events before this one stay; their results are known to
+			// nobody until they come again
+			s.refuse(b, outcomeOf(err), err.Error(), fx)
 			return
+		}
+		if err != nil {
+			b.Results[i] = Result{Outcome: outcomeOf(err), Reason: err.Error()}
 		}
 	}
 	if p != nil {
@@ -72,12 +77,12 @@ func (s *Shard) await(b *Batch, fx *Effects) {
 	s.finish(b, fx)
 }
 
-func (s *Shard) failBatch(b *Batch, err error, fx *Effects) {
-	o := Corrupt
+// outcomeOf is what callers are told of an error.
+func outcomeOf(err error) Outcome {
 	if f, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
-		o = f.outcome
+		return f.outcome
 	}
-	s.refuse(b, o, err.Error(), fx)
+	return Corrupt
 }
 
 // producer returns the speculative state of a producer; one that is not known has epoch 0.
@@ -212,21 +217,22 @@ func (s *Shard) finish(b *Batch, fx *Effects) {
 	var data []byte
 	var at uint64
 	for _, d := range b.duplicates {
-		r := &b.Results[d.event]
 		if d.index == 0 {
 			continue // too old to be known in detail: it was journaled, that is all
 		}
+		var err error
 		if at != d.index {
-			var err error
-			if data, err = s.index.Data(d.index); err != nil {
-				s.refuse(b, Corrupt, err.Error(), fx)
-				return
-			}
+			data, err = s.index.Data(d.index)
 			at = d.index
 		}
-		if err := first(r, &b.Events[d.event], b.Link, d, data); err != nil {
-			s.refuse(b, Corrupt, fmt.Sprintf("shard %d: %v", s.cfg.Shard, err), fx)
-			return
+		r := &b.Results[d.event]
+		if err == nil {
+			err = first(r, &b.Events[d.event], b.Link, d, data)
+		}
+		if err != nil {
+			*r = Result{Outcome: Corrupt, Duplicate: true, Deduplicated: true, Reason: fmt.Sprintf("its first result cannot be read: %v", err)}
+			at = 0
+			continue
 		}
 		r.Position.Lineage = s.index.Lineage()
 	}

@@ -26,17 +26,17 @@ func TestDuplicateWaitsHoweverLongTheQueue(t *testing.T) {
 	defer w.close()
 	r := w.shards[0]
 	r.lead()
-	large := strings.Repeat("-", 70_000) // an entry each
+	large := strings.Repeat("-", 70_000) // an entry each; refused, so that the state stays small
 	n := uint64(persistence.RecentRuns + 6)
 	for seq := uint64(1); seq <= n; seq++ {
-		w.publish(w.link(1, seq-1, w.numbered(seq, "a", "+"+large)))
+		w.publish(w.link(1, seq-1, w.numbered(seq, "a", "!"+large)))
 	}
 	r.idle()
 	if len(r.proposed) < persistence.RecentRuns {
 		t.Fatalf("only %d entries are under way", len(r.proposed))
 	}
-	w.publish(w.link(2, 0, w.numbered(1, "a", "+"+large)))
-	again := w.link(2, 1, w.numbered(2, "a", "+"+large), w.numbered(3, "a", "+"+large))
+	w.publish(w.link(2, 0, w.numbered(1, "a", "!"+large)))
+	again := w.link(2, 1, w.numbered(2, "a", "!"+large), w.numbered(3, "a", "!"+large))
 	w.publish(again)
 	r.idle()
 	if w.batches[again] {

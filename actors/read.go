@@ -142,7 +142,11 @@ func (s *Shard) getPast(g *Get) error {
 	if start == 0 {
 		start = head.Last
 	}
-	state, _, _, err := f.fold(below, start, seq)
+	base, err := f.snapshot(below)
+	if err != nil {
+		return err
+	}
+	state, _, _, err := f.fold(base, start, seq)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package actors_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -164,8 +166,13 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		r.commit(number(t, d, "n", len(r.proposed)))
 		r.idle()
 	},
-	// confirm: the group answers that the shard still leads.
-	"confirm": func(s *script, t *testing.T, d *datadriven.TestData) { s.shard(t, d).confirm() },
+	// confirm [once]: the group answers that the shard still leads, as often as it is asked; or only once.
+	"confirm": func(s *script, t *testing.T, d *datadriven.TestData) {
+		r := s.shard(t, d)
+		for r.confirm(); len(r.confirms) > 0 && !d.HasArg("once"); {
+			r.confirm()
+		}
+	},
 	// deliver [n=] [drop=] [again]: hands the first n messages on the network over (1 by default; all); with drop, loses
 	// them instead; with again, they also stay for another time; with last, takes the newest message.
 	"deliver": func(s *script, t *testing.T, d *datadriven.TestData) {
@@ -208,16 +215,28 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 			t.Fatal(err)
 		}
 	},
-	// foreign term= index= previous= [words=]: another leader's entry is committed, as its header says or not.
+	// foreign [term= index= previous=] words=: the next entry of the log is another leader's, with a header that says what
+	// is true or not. What was proposed is lost, but for the empty entry that begins a round. It is committed.
 	"foreign": func(s *script, t *testing.T, d *datadriven.TestData) {
 		r := s.shard(t, d)
+		waits := slices.ContainsFunc(r.proposed, func(e *raftpb.Entry) bool { return len(e.GetData()) == 0 })
 		r.proposed = nil
-		r.append(uint64(number(t, d, "term", int(r.term))), s.foreign(t, d, r))
+		r.append(r.term, s.foreign(t, d, r))
+		if waits {
+			r.append(r.term, nil)
+		}
 		r.commit(1)
 		r.idle()
 	},
-	// take term= round= index=: what the group says to a proposal.
+	// refuse: the group has no place for the next proposal.
+	"refuse": func(s *script, t *testing.T, d *datadriven.TestData) {
+		r := s.shard(t, d)
+		r.take(actors.Proposal{Term: r.term, Round: r.round})
+		r.idle()
+	},
+	// clock ms=: time passes; below 0, the clock is set back.
 	"clock": func(s *script, t *testing.T, d *datadriven.TestData) { s.w.now += int64(number(t, d, "ms", 0)) * 1000 },
+	// tick: as every 100 ms.
 	"tick": func(s *script, t *testing.T, d *datadriven.TestData) {
 		r := s.shard(t, d)
 		r.step(actors.Tick{})

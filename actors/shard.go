@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"go.etcd.io/raft/v3/raftpb"
@@ -22,9 +23,11 @@ const (
 	// would refuse.
 	maxUncommitted = 8 << 20
 	// checkpointRecords and checkpointBytes since the last checkpoint bring the next one: they bound the replay after a
-	// crash.
-	checkpointRecords = 16 << 10
-	checkpointBytes   = 8 << 20
+	// crash, and what is kept in memory of them.
+	checkpointRecords = 4 << 10
+	checkpointBytes   = 1 << 20
+	// stateEvery is after how many records the state of a grain is stored again at a checkpoint.
+	stateEvery = 8
 	// maxHops is how many sends may follow from one event.
 	maxHops = 64
 	// snapshotChunk is the largest part of a state in one record.
@@ -49,7 +52,7 @@ type Config struct {
 	Route func(kind string, key []byte) uint64
 	// MemoryBudget for the activations of this shard, in bytes.
 	MemoryBudget int64
-	// CheckpointRecords after which derived keys are written; 16,384 by default.
+	// CheckpointRecords after which derived keys are written; 4,096 by default.
 	CheckpointRecords int
 }
 
@@ -397,12 +400,33 @@ func (s *Shard) checkpoint(force bool) error {
 		return nil
 	}
 	s.Stats.Checkpoints++
+	s.storeStates()
 	applied, _ := s.index.Applied()
 	cursor := s.index.Outbox()
 	if s.leading {
 		cursor = s.outbox.cursor(applied)
 	}
 	return s.index.Checkpoint(cursor, s.index.LastTime()-s.idWindow)
+}
+
+// storeStates adds the states of busy grains to the next checkpoint, those that hold nothing uncommitted: a grain that
+// is loaded again starts there instead of reading its records one by one.
+func (s *Shard) storeStates() {
+	s.index.Changed(func(grain string, seq uint64) {
+		_, rest, _ := strings.Cut(grain, "\x00")
+		kind, key, _ := strings.Cut(rest, "\x00")
+		a := s.grains[grainKey{kind, key}]
+		if a == nil || a.state == nil || a.seq != seq || a.seq < a.stored+stateEvery {
+			return
+		}
+		state, err := a.kind.AppendState(s.stateBuf[:0], a.state)
+		if err != nil {
+			return // told of at the next read; the journal has it all
+		}
+		s.stateBuf = state
+		a.stored = a.seq
+		s.index.PutState(grain, persistence.State{Seq: a.seq, Logic: a.kind.Version, Snapshot: a.snapshot, Data: state})
+	})
 }
 
 // Close writes a last checkpoint.
@@ -425,7 +449,7 @@ func (s *Shard) sweep(now int64, fx *Effects) error {
 		s.rec = entry.Record{Type: entry.Expiry, Producer: id, Time: s.advance(now, 0)}
 		s.room(fx)
 		s.append(&s.rec)
-		delete(s.producers, id)
+		s.producers[id] = &producer{Producer: &persistence.Producer{}} // the index knows it until this is committed
 	}
 	return nil
 }

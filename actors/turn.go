@@ -170,7 +170,8 @@ func (s *Shard) inbound(now int64, in *Inbound, fx *Effects) error {
 	return nil
 }
 
-// sent takes one send in. It is never refused: what cannot be handled is journaled as a dead letter.
+// sent takes one send in. It is never refused: what cannot be handled is journaled as a dead letter. It fails, and the
+// shard with it, only when the target cannot be loaded.
 func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
 	s.rec = entry.Record{Event: m.Event, EventTime: m.EventTime, Payload: m.Payload, Trace: m.Trace, Hops: m.Hops + 1,
 		Time:   s.advance(now, m.Time),
@@ -196,7 +197,8 @@ func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
 		a, err = s.activate(kind, string(m.Key))
 	}
 	if err != nil {
-		return s.deadLetter(m, kind, err.Error(), fx)
+		// not the event's fault: given up here, its effect would be lost for good
+		return fmt.Errorf("a send to %s/%s cannot be taken in: %w", m.Kind, m.Key, err)
 	}
 	if _, err = s.turn(a, e, msg, grains.Ref{Kind: m.SenderKind, Key: string(m.SenderKey)}, fx); err != nil {
 		return fmt.Errorf("shard %d: %s/%s: %w", s.cfg.Shard, m.Kind, m.Key, err)

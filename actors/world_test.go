@@ -334,44 +334,16 @@ func (w *world) hand(p packet) {
 		w.t.Fatalf("a message to shard %d", p.to)
 	}
 	r := w.shards[p.to-1]
+	if in, ok := p.what.(*actors.Inbound); ok && r.failed != nil {
+		w.net = append(w.net, packet{r.id, p.from, &actors.Ack{From: r.id, To: p.from, Lineage: in.Lineage, Refused: true}}) // as cluster/node does
+	}
 	r.step(p.what)
 	r.idle()
 }
 
 // settle lets all that is under way come to its end.
 func (w *world) settle() {
-	for round := 0; ; round++ {
-		busy := false
-		for _, r := range w.shards {
-			if r.failed != nil {
-				continue
-			}
-			if !r.shard.Leading() {
-				r.lead()
-				busy = true
-			}
-			if len(r.proposed) > 0 {
-				r.commit(len(r.proposed))
-				busy = true
-			}
-			r.step(actors.Tick{})
-			r.idle()
-			if len(r.confirms) > 0 {
-				r.confirm()
-				busy = true
-			}
-		}
-		for n := len(w.net); n > 0; n-- {
-			w.deliver(0)
-			busy = true
-		}
-		for _, r := range w.shards {
-			busy = busy || r.failed == nil && !r.shard.Quiet()
-		}
-		if !busy {
-			return
-		}
-		w.now += 60_000 // what was refused is tried again after a while
+	for round := 0; w.settleSome(); round++ {
 		if round > 2_000 {
 			for _, r := range w.shards {
 				w.t.Logf("shard %d: leading=%t quiet=%t committed=%d proposed=%d %+v", r.id, r.shard.Leading(), r.shard.Quiet(), r.committed, len(r.proposed), r.shard.Stats)
@@ -379,6 +351,40 @@ func (w *world) settle() {
 			w.t.Fatalf("the world does not come to rest: %d messages are on their way", len(w.net))
 		}
 	}
+}
+
+// settleSome commits and delivers what is under way, lets some time pass, and tells whether there is more.
+func (w *world) settleSome() (busy bool) {
+	for _, r := range w.shards {
+		if r.failed != nil {
+			continue
+		}
+		if !r.shard.Leading() {
+			r.lead()
+			busy = true
+		}
+		if len(r.proposed) > 0 {
+			r.commit(len(r.proposed))
+			busy = true
+		}
+		r.step(actors.Tick{})
+		r.idle()
+		if len(r.confirms) > 0 {
+			r.confirm()
+			busy = true
+		}
+	}
+	for n := len(w.net); n > 0; n-- {
+		w.deliver(0)
+		busy = true
+	}
+	for _, r := range w.shards {
+		busy = busy || r.failed == nil && !r.shard.Quiet()
+	}
+	if busy {
+		w.now += 60_000 // what was refused is tried again after a while
+	}
+	return busy
 }
 
 // publish hands a batch in.
@@ -470,13 +476,13 @@ func (r *replica) checkBatch(b *actors.Batch) {
 		if res.Seq == 0 {
 			// the first result is not known any more; that the event is committed, is
 			if !res.Duplicate || r.model.producers[b.Link.Producer].watermark < e.Sequence {
-				w.t.Fatalf("shard %d: %s %q is acknowledged without a committed record", r.id, name, e.Payload)
+				w.t.Fatalf("shard %d: %s %q is acknowledged without a committed record", r.id, name, clip(string(e.Payload)))
 			}
 			continue
 		}
 		rec := r.model.record(name, res.Seq)
 		if rec == nil || rec.pos != res.Position {
-			w.t.Fatalf("shard %d: %s %q is acknowledged as seq %d at %v, which is not committed", r.id, name, e.Payload, res.Seq, res.Position)
+			w.t.Fatalf("shard %d: %s %q is acknowledged as seq %d at %v, which is not committed", r.id, name, clip(string(e.Payload)), res.Seq, res.Position)
 		}
 		outcome := map[entry.Type]actors.Outcome{entry.Input: actors.Folded, entry.Void: actors.Rejected, entry.DeadLetter: actors.DeadLettered}[rec.typ]
 		if string(e.Payload) != rec.payload || outcome != res.Outcome || rec.reason != res.Reason {
@@ -599,8 +605,8 @@ func (r *replica) checkInbound(in *actors.Inbound) {
 }
 
 func clip(s string) string {
-	if len(s) > 200 {
-		return fmt.Sprintf("%s… (%d bytes)", s[:200], len(s))
+	if len(s) > 100 {
+		return fmt.Sprintf("%s…%s (%d bytes)", s[:40], s[len(s)-10:], len(s))
 	}
 	return s
 }

@@ -26,7 +26,9 @@
 //	0x08  producer  id                        uv epoch, uv watermark, uv journal time (µs) of the last record, uv count,
 //	                                          then each of the newest entries with its events as uv last sequence, uv index
 //	0x09  id        bucket (8), hash (8)      uv index, uv ordinal, uv journal time (µs), 8 bytes hash of the body
-//	0x0a  timer     reserved                  also reserved: 0x0b group, 0x0c tier, 0x0d key, 0x0e lineage, 0x0f quarantine
+//	0x0b  state     grain                     uv seq, uv version of the kind's logic; uv seq, uv index, uv ordinal, uv journal
+//	                                          time (µs) of the last snapshot at or below that seq (all 0: none); then the state
+//	0x0a  timer     reserved                  also reserved: 0x0c group, 0x0d tier, 0x0e key, 0x0f lineage, 0x10 quarantine
 //	0x7f  node      - (shard 0 only)          JSON: format, goarch, number of shards, node id
 //
 // The hash of an id is XXH64 over grain (as above), 0x00, source, 0x00, id; the hash of a body is XXH64 over type, 0x00,
@@ -38,6 +40,10 @@
 // An append writes log and hard keys, with one sync for all shards of the node. Applying an entry changes memory only;
 // a checkpoint writes all derived keys that changed since the last one, coalesced, in one unsynced batch together with
 // applied. A crash so costs a replay of the entries behind the last checkpoint and nothing else.
+//
+// A state key is a snapshot that is not in the log: the state of a busy grain as of some checkpoint, with the XXH64 of
+// state and seq in its last 8 bytes. It may be older than the head, and it may be missing; it only shortens the way from
+// the last snapshot. The entries behind the last checkpoint are kept in memory as well.
 //
 // A grain's records are found from its head backwards: each names the entry before it that has records of the grain
 // (docs/adr/0002). Snapshots have keys of their own, so that a moment in the past is found without walking from the end.

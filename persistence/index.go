@@ -147,10 +147,19 @@ type Index struct {
 	outbox    uint64
 	records   int // applied since the last checkpoint
 	bytes     int
+	recent    []recentEntry // the entries behind the last checkpoint, consecutive
 
-	reader entry.Reader
-	record entry.Record
-	keyBuf []byte
+	reader   entry.Reader
+	record   entry.Record
+	keyBuf   []byte
+	valueBuf []byte
+	states   *pebble.Batch // state keys for the next checkpoint
+}
+
+// recentEntry is an entry whose bytes were checked when it was applied.
+type recentEntry struct {
+	term uint64
+	data []byte
 }
 
 type producerSlot struct {
@@ -239,6 +248,7 @@ func (x *Index) Apply(e *raftpb.Entry, visit func(*entry.Record)) error {
 		return fmt.Errorf("shard %d index %d: Raft entry type %v: %w", x.shard, e.GetIndex(), e.GetType(), entry.ErrTooNew)
 	}
 	data := e.GetData()
+	x.recent = append(x.recent, recentEntry{e.GetTerm(), data})
 	if len(data) == 0 {
 		x.at.index, x.at.term = e.GetIndex(), e.GetTerm()
 		return nil
@@ -464,10 +474,74 @@ func idKey(dst []byte, shard, bucket, hash uint64) []byte {
 // Pending is how much was applied since the last checkpoint.
 func (x *Index) Pending() (records, bytes int) { return x.records, x.bytes }
 
+// Changed calls fn for each grain (in the form of [AppendGrain]) that got records since the last checkpoint.
+func (x *Index) Changed(fn func(grain string, seq uint64)) {
+	for g, h := range x.heads {
+		fn(g, h.Seq)
+	}
+}
+
+// State is the state of a grain after a record, outside the log.
+type State struct {
+	// Seq of the record, Logic is the version of the kind that computed the state.
+	Seq   uint64
+	Logic uint32
+	// Snapshot is the newest at or below Seq.
+	Snapshot SnapshotPointer
+	// Data is the state in wire form.
+	Data []byte
+}
+
+// PutState adds the state of a grain to the next checkpoint. It must be that of committed records only.
+func (x *Index) PutState(grain string, s State) {
+	if x.states == nil {
+		x.states = x.store.NewBatch()
+	}
+	k := append(appendPrefix(x.keyBuf[:0], x.shard, keyState), grain...)
+	x.keyBuf = k
+	v := appendUvs(x.valueBuf[:0], s.Seq, uint64(s.Logic), s.Snapshot.Seq, s.Snapshot.Index, uint64(s.Snapshot.Ordinal), uint64(s.Snapshot.Time))
+	v = append(v, s.Data...)
+	x.valueBuf = binary.LittleEndian.AppendUint64(v, stateDigest(s.Seq, s.Data))
+	if err := x.states.Set(k, x.valueBuf, nil); err != nil {
+		panic(err) // a batch in memory cannot fail
+	}
+}
+
+func stateDigest(seq uint64, data []byte) uint64 {
+	var h xxhash.Digest
+	h.Reset()
+	_, _ = h.Write(data)
+	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, seq))
+	return h.Sum64()
+}
+
+// State returns the stored state of a grain; its Seq is 0 where there is none.
+func (x *Index) State(grain []byte) (s State, err error) {
+	v, err := x.store.get(append(key(x.shard, keyState), grain...))
+	if err != nil || v == nil {
+		return s, err
+	}
+	f := values{buf: v}
+	s.Seq, s.Logic = f.uv(), uint32(f.uv())
+	s.Snapshot = SnapshotPointer{Seq: f.uv(), Index: f.uv(), Ordinal: uint32(f.uv()), Time: int64(f.uv())}
+	if f.bad || len(f.buf) < 8 {
+		return State{}, fmt.Errorf("state: %w", entry.ErrCorrupt)
+	}
+	s.Data = f.buf[:len(f.buf)-8]
+	if binary.LittleEndian.Uint64(f.buf[len(s.Data):]) != stateDigest(s.Seq, s.Data) {
+		return State{}, fmt.Errorf("state: %w: its digest does not match", entry.ErrCorrupt)
+	}
+	return s, nil
+}
+
 // Checkpoint writes all that changed since the last one, without a sync, and forgets it from memory. outbox is the new
 // value of the outbox cursor. Ids in buckets that end before idsBefore (journal time) are dropped.
 func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
-	b := x.store.NewBatch()
+	b := x.states
+	if b == nil {
+		b = x.store.NewBatch()
+	}
+	x.states = nil
 	defer b.Close()
 	var k, v []byte
 	put := func(err error) {
@@ -531,6 +605,8 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	clear(x.inboxNew)
 	clear(x.producers)
 	x.records, x.bytes = 0, 0
+	clear(x.recent)
+	x.recent = x.recent[:0]
 	return nil
 }
 

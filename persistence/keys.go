@@ -17,6 +17,7 @@ const (
 	keyOutbox   = 0x07
 	keyProducer = 0x08
 	keyID       = 0x09
+	keyState    = 0x0b
 	keyNode     = 0x7f
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/granary-dev/granary/persistence/entry"
 )
 
-// Data reads the data of an applied entry into memory of its own, checked.
+// Data returns the data of an applied entry, checked. It must not be changed.
 func (x *Index) Data(index uint64) ([]byte, error) {
 	_, data, err := x.Entry(index)
 	return data, err
@@ -21,6 +21,10 @@ func (x *Index) Data(index uint64) ([]byte, error) {
 
 // Entry is [Index.Data] with the Raft term of the entry.
 func (x *Index) Entry(index uint64) (term uint64, data []byte, err error) {
+	if first := x.at.index + 1 - uint64(len(x.recent)); index >= first && index <= x.at.index {
+		r := x.recent[index-first]
+		return r.term, r.data, nil
+	}
 	v, err := x.store.get(logKey(make([]byte, 0, 17), x.shard, index))
 	if err != nil {
 		return 0, nil, fmt.Errorf("shard %d index %d: %w", x.shard, index, err)

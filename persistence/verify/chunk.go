@@ -31,8 +31,11 @@ const (
 	lastChunkType   = 12
 )
 
-// full tells whether a chunk of this type holds a whole record.
-func full(kind byte) bool { return kind == 1 || kind == firstRecyclable || kind == firstSynced }
+// place tells where in a record a chunk of this type lies.
+func place(kind byte) (first, last bool) {
+	in := (kind - 1) % 4 // full, first, middle, last
+	return in < 2, in == 0 || in == 3
+}
 
 func headerSize(kind byte) int {
 	switch {
@@ -108,14 +111,62 @@ func flipped(b []byte, number uint32) (bit int, chunk []byte) {
 type damage struct {
 	offset int64
 	what   string
-	// chunk is the repaired one where that was possible.
-	chunk []byte
+	// record is what the bytes belong to, repaired, where that was possible; within is where in it they are, or -1 for
+	// the header of a chunk.
+	record []byte
+	within int
+}
+
+// collector puts the records together again, to tell what damaged chunks belong to.
+type collector struct {
+	record  []byte
+	whole   bool // from its first chunk on
+	damaged []damage
+	fn      func(damage)
+}
+
+// chunk takes the next chunk of the stream, with the damage that was repaired in it.
+func (c *collector) chunk(b []byte, repaired *damage) {
+	header := headerSize(b[6])
+	first, last := place(b[6])
+	if first {
+		c.cut()
+		c.whole = true
+	}
+	if repaired != nil {
+		d := *repaired
+		if d.within -= header; d.within < 0 {
+			d.within = -1
+		} else {
+			d.within += len(c.record)
+		}
+		c.damaged = append(c.damaged, d)
+	}
+	c.record = append(c.record, b[header:]...)
+	if last {
+		for i := range c.damaged {
+			if c.whole {
+				c.damaged[i].record = c.record
+			}
+		}
+		c.cut()
+	}
+}
+
+// cut ends a record, wherever it is.
+func (c *collector) cut() {
+	for _, d := range c.damaged {
+		c.fn(d)
+	}
+	c.record, c.damaged, c.whole = c.record[:0], c.damaged[:0], false
 }
 
 // readChunks reads a stream of chunks to its end. A torn end is no damage; where something is wrong before the end, or
 // the end is wrong by one bit only, it is. number is that of the log, 0 for a manifest.
 func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error {
 	buf := make([]byte, chunkBlock)
+	c := &collector{fn: fn}
+	defer c.cut()
 	for at := int64(0); at < size; at += chunkBlock {
 		block, err := readBlock(r, size, at, buf)
 		if err != nil {
@@ -124,6 +175,7 @@ func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error
 		for p := 0; p+plainHeader <= len(block); {
 			b := block[p:]
 			if n := chunkAt(b, number); n > 0 {
+				c.chunk(b[:n], nil)
 				p += n
 				continue
 			}
@@ -134,7 +186,7 @@ func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error
 				break // too little room for a header: the next block
 			}
 			if bit, chunk := flipped(b, number); chunk != nil && !maybeTorn(b, bit/8, len(chunk)) {
-				fn(damage{at + int64(p) + int64(bit/8), fmt.Sprintf("bit %d is flipped", bit%8), bytes.Clone(chunk)})
+				c.chunk(chunk, &damage{offset: at + int64(p) + int64(bit/8), what: fmt.Sprintf("bit %d is flipped", bit%8), within: bit / 8})
 				p += len(chunk)
 				continue
 			}
@@ -142,6 +194,7 @@ func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error
 			if err != nil || later == 0 {
 				return err
 			}
+			c.cut()
 			fn(damage{offset: at + int64(p), what: fmt.Sprintf("the bytes up to offset %d are not what was written there", later)})
 			// go on in the block of the later chunk; what comes before it there is not looked at
 			at = later / chunkBlock * chunkBlock

@@ -56,6 +56,7 @@ func (s *shard) derived() error {
 			s.compareProducer(k, rest, c)
 		case keyID:
 			s.compareID(k, rest, c)
+		case keyState: // see compareState
 		default:
 			s.wrongKey(k, "no such key is written by this version")
 		}
@@ -72,6 +73,7 @@ func (s *shard) derived() error {
 		return nil
 	}
 	s.missing(heads, snaps)
+	s.compareStates()
 	return nil
 }
 

@@ -58,8 +58,8 @@ func (v *verifier) stream(name string, number uint32) error {
 	defer f.Close()
 	return readChunks(f, size, number, func(d damage) {
 		finding := Finding{Ordinal: None, File: name, What: fmt.Sprintf("at offset %d %s", d.offset, d.what)}
-		if number != 0 && len(d.chunk) > 0 {
-			finding.What += batchKeys(d.chunk)
+		if number != 0 && d.record != nil {
+			finding.Key = batchKey(d.record, d.within)
 		}
 		v.find(finding)
 	})
@@ -80,21 +80,20 @@ func (v *verifier) openFile(name string) (vfs.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// batchKeys names the keys that a chunk of a write-ahead log writes, if it holds a whole batch.
-func batchKeys(chunk []byte) string {
-	if !full(chunk[6]) {
-		return ", inside a batch of several chunks"
-	}
-	payload := chunk[headerSize(chunk[6]):]
-	if _, ok := batchrepr.ReadHeader(payload); !ok {
+// batchKey names the key that a place in a batch belongs to; the keys that it writes, where the place is none of them.
+func batchKey(batch []byte, within int) string {
+	if _, ok := batchrepr.ReadHeader(batch); !ok {
 		return ""
 	}
 	var keys []string
 	more := 0
-	for r := batchrepr.Read(payload); ; {
+	for r := batchrepr.Read(batch); ; {
 		_, k, _, ok, err := r.Next()
 		if err != nil || !ok {
 			break
+		}
+		if within >= batchrepr.HeaderLen && within < len(batch)-len(r) {
+			return describeKey(k)
 		}
 		if len(keys) < 3 {
 			keys = append(keys, describeKey(k))
@@ -105,7 +104,7 @@ func batchKeys(chunk []byte) string {
 	if len(keys) == 0 {
 		return ""
 	}
-	s := ", in a batch that writes " + strings.Join(keys, ", ")
+	s := "a batch that writes " + strings.Join(keys, ", ")
 	if more > 0 {
 		s += fmt.Sprintf(" and %d more", more)
 	}

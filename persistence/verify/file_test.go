@@ -325,20 +325,39 @@ func TestOverwrittenLog(t *testing.T) {
 // TestDamagedBatchIsNamed: of a flipped bit in the log, the finding says which keys it may have changed.
 func TestDamagedBatchIsNamed(t *testing.T) {
 	w := small(t)
-	fs := write(t, w.keys(), len(w.keys()), nil, nil)
-	name := named(t, fs, "", ".log")[0]
-	whole := contents(t, fs, name)
+	keys := w.keys()
+	keys[bkey(1, 0x44)] = make([]byte, 3*chunkBlock) // so that one batch has many chunks
 	s := w.shardOf("counter", "c1")
-	at := bytes.Index(whole, s.entries[1].frame(s.id))
-	whole[at] ^= 0x80
-	overwrite(t, fs, name, whole)
-	r, err := Run(t.Context(), Options{Dir: testDir, FS: fs, Catalog: w.catalog})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := fmt.Sprintf("%s: at offset %d bit 7 is flipped, in a batch that writes shard %d log 2", name, at, s.id)
-	if len(r.Findings) == 0 || r.Findings[0].String() != want {
-		t.Errorf("got %v, want %q", r.Findings, want)
+	for _, batches := range []int{1, len(keys)} {
+		fs := write(t, keys, batches, nil, nil)
+		name := named(t, fs, "", ".log")[0]
+		whole := contents(t, fs, name)
+		frame := bytes.Index(whole, s.entries[1].frame(s.id))
+		record := bytes.LastIndex(whole[:frame], []byte(bkey(s.id, 1, big(2)))) // its key stands before it
+		for _, at := range []int{frame, record, frame + 20} {
+			bad := bytes.Clone(whole)
+			bad[at] ^= 0x80
+			overwrite(t, fs, name, bad)
+			r, err := Run(t.Context(), Options{Dir: testDir, FS: fs, Catalog: w.catalog})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf("%s, shard %d log 2: at offset %d bit 7 is flipped", name, s.id, at)
+			if len(r.Findings) == 0 || r.Findings[0].String() != want {
+				t.Errorf("got %v, want %q", r.Findings, want)
+			}
+		}
+		// in the header of a chunk
+		bad := bytes.Clone(whole)
+		bad[0] ^= 1
+		overwrite(t, fs, name, bad)
+		r, err := Run(t.Context(), Options{Dir: testDir, FS: fs, Catalog: w.catalog})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Findings) == 0 || !strings.Contains(r.Findings[0].String(), "a batch that writes shard 0 node") {
+			t.Errorf("got %v", r.Findings)
+		}
 	}
 }
 

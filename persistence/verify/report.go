@@ -98,5 +98,7 @@ func (v *verifier) find(f Finding) {
 	}
 }
 
-// oneLine keeps the texts of other packages' errors to one line.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine keeps the texts of other packages' errors to one line, without what Pebble means for itself.
+func oneLine(s string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(s, "<corruption detail carrier>", "")), " ")
+}

@@ -21,6 +21,8 @@ type shard struct {
 	// falls into, everything else in part 0.
 	part, parts uint64
 
+	states map[string]*stored // by grain
+
 	hard    hardState
 	applied appliedState
 
@@ -148,6 +150,9 @@ func (s *shard) at(r *record, format string, args ...any) {
 func (s *shard) read() error {
 	s.readHard()
 	s.readApplied()
+	if err := s.loadStates(); err != nil {
+		return err
+	}
 	if s.applied.index == 0 {
 		if err := s.derived(); err != nil {
 			return err
@@ -370,6 +375,7 @@ func (s *shard) record(r *record) {
 		g.snapshot(s, r)
 	} else if r.numbered() {
 		g.numbered(s, r)
+		s.compareState(name, g, r)
 	}
 }
 

@@ -24,12 +24,13 @@ const (
 	keyOutbox   = 0x07
 	keyProducer = 0x08
 	keyID       = 0x09
+	keyState    = 0x0b
 	keyNode     = 0x7f
 )
 
 var keyNames = map[byte]string{keyLog: "log", keyHard: "hard", keyApplied: "applied", keyHead: "head", keySnap: "snap", keyInbox: "inbox",
-	keyOutbox: "outbox", keyProducer: "producer", keyID: "id", keyNode: "node", 0x0a: "timer", 0x0b: "group", 0x0c: "tier", 0x0d: "key",
-	0x0e: "lineage", 0x0f: "quarantine"}
+	keyOutbox: "outbox", keyProducer: "producer", keyID: "id", keyNode: "node", keyState: "state", 0x0a: "timer", 0x0c: "group", 0x0d: "tier", 0x0e: "key",
+	0x0f: "lineage", 0x10: "quarantine"}
 
 // prefix begins all keys of a type of a shard.
 func prefix(shard uint64, kind byte) []byte {

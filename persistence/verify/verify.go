@@ -19,6 +19,7 @@
 //
 // A torn end of the newest write-ahead log is what a crash leaves and is not a finding. A flipped bit there is told from
 // it: flipping one bit makes the checksum right again, or a later chunk was written when this one was already synced.
+// What cannot be told from it is more than one wrong bit behind the last sync that a later chunk bears witness to.
 package verify
 
 import (

@@ -182,7 +182,7 @@ func TestIDWindow(t *testing.T) {
 	const hour = 3600 * 1_000_000
 	w := newWorld(t, 2)
 	for i := range 60 {
-		w.charge("c", "", int64(i), withID("s", fmt.Sprint(i%13)))
+		w.charge("c", "", int64(i), withID("s", fmt.Sprint(i%16)))
 		w.flush()
 		w.now += 2 * hour
 	}
