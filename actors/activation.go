@@ -185,11 +185,7 @@ type folder struct {
 
 // fail says which grain an error is about.
 func (f *folder) fail(err error) error {
-	o := Corrupt
-	if g, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
-		o = g.outcome
-	}
-	return failf(o, "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
+	return failf(outcomeOf(err), "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
 }
 
 // snapshot reads a snapshot; the zero pointer gives the empty state.

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/granary-dev/granary/grains"
@@ -79,7 +80,8 @@ func (s *Shard) await(b *Batch, fx *Effects) {
 
 // outcomeOf is what callers are told of an error.
 func outcomeOf(err error) Outcome {
-	if f, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
+	var f *failure
+	if errors.As(err, &f) {
 		return f.outcome
 	}
 	return Corrupt

@@ -37,6 +37,13 @@ func (r *replica) put(t *testing.T, index uint64, frame []byte) {
 	}
 }
 
+func (r *replica) checkpoint(t *testing.T) {
+	t.Helper()
+	if err := r.shard.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // corrupted is a world in which the only entry of book/a is corrupt and book/a is not in memory; the shard leads.
 func corrupted(t *testing.T, shards int) *world {
 	w := newWorld(t, shards, 1, 1000)
@@ -49,6 +56,7 @@ func corrupted(t *testing.T, shards int) *world {
 	if n, _ := r.shard.Activations(); n != 0 {
 		t.Fatalf("%d grains are in memory", n)
 	}
+	r.checkpoint(t) // what is behind the last one is in memory as well
 	r.flip(t, r.committed)
 	return w
 }
@@ -123,6 +131,7 @@ func TestSendToCorruptGrainIsKept(t *testing.T) {
 	w.publish(&actors.Batch{Events: []actors.Event{w.event("a@2", "+1", "")}})
 	w.settle()
 	target := w.shards[1]
+	target.checkpoint(t)
 	mend := target.flip(t, target.committed)
 	w.publish(&actors.Batch{Events: []actors.Event{w.event("b", ">a@2:+2 >c@2:+3", "")}})
 	for range 20 {

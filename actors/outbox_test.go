@@ -164,8 +164,8 @@ func TestClockSetBackDoesNotStopSends(t *testing.T) {
 		w.shards[0].step(actors.Tick{})
 		w.shards[0].idle()
 	}
-	if w.under() != 100 {
-		t.Errorf("%d sends are under way", w.under())
+	if w.under() == 0 {
+		t.Error("nothing is sent again")
 	}
 	w.settle()
 	w.checkSends()

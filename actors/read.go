@@ -80,11 +80,7 @@ func (s *Shard) answer(fx *Effects) {
 }
 
 func (s *Shard) failRead(r *Read, err error, fx *Effects) {
-	r.Failed = Corrupt
-	if f, ok := err.(*failure); ok { //nolint:errorlint // made by this package, never wrapped
-		r.Failed = f.outcome
-	}
-	r.Why = err.Error()
+	r.Failed, r.Why = outcomeOf(err), err.Error()
 	fx.Reads = append(fx.Reads, r)
 }
 

@@ -29,7 +29,7 @@ type Options struct {
 	Shards int
 	// NodeID of a store that is made; 1 by default.
 	NodeID uint64
-	// CacheBytes for blocks; 64 MiB by default.
+	// CacheBytes for blocks; 256 MiB by default.
 	CacheBytes int64
 	// ReserveBytes of free disk space below which [Store.Full] tells to refuse writes; 256 MiB by default.
 	ReserveBytes uint64
@@ -92,7 +92,7 @@ func Open(o Options) (*Store, error) {
 		o.NodeID = 1
 	}
 	if o.CacheBytes == 0 {
-		o.CacheBytes = 64 << 20
+		o.CacheBytes = 256 << 20
 	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = 256 << 20

@@ -41,7 +41,7 @@ for _ in $(seq 100); do
 	sleep 0.1
 done
 
-say "$granary" load run transactions --for "$run_for" --target "$target"
+say "$granary" load run transactions --rate 20000 --for "$run_for" --target "$target"
 account=$(first account)
 merchant=$(first merchant)
 say "$granary" grain get "$account" --target "$target"

@@ -15,10 +15,13 @@ import (
 )
 
 var (
-	seeds  = flag.Int("seeds", 10, "seeds to run on the file system that crashes")
+	seeds  = flag.Int("seeds", 0, "seeds to run on the file system that crashes; 0 takes as many as CI does")
 	seed   = flag.Uint64("seed", 0, "run this seed only; 0 takes fresh ones")
 	rounds = flag.Int("rounds", 3, "rounds of kill -9 of the real binary")
 )
+
+// usualSeeds is how many seeds CI runs.
+var usualSeeds = 100
 
 // check runs the independent reader over a data folder after a clean stop.
 func check(o verify.Options) func() error {
@@ -54,6 +57,9 @@ func add(total *crash.Report, r *crash.Report) {
 // order is kept, and sends arrive exactly once.
 func TestPowerCuts(t *testing.T) {
 	first, n := uint64(time.Now().UnixNano())%1e9+1, *seeds
+	if n == 0 {
+		n = usualSeeds
+	}
 	if *seed != 0 {
 		first, n = *seed, 1
 	}

@@ -1,0 +1,138 @@
+package actors_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/grains"
+)
+
+// books is a catalog with one kind of books, whose logic is another one.
+func books(t *testing.T, version uint32, handle func(*grains.Turn, *wrapperspb.StringValue, *wrapperspb.StringValue) error) *grains.Catalog {
+	t.Helper()
+	c, err := grains.NewCatalog(grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: version, SnapshotEvery: 4,
+		Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(handle)}}.MustDefine())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestOtherLogicIsNotServed: a grain whose records were made by other logic than this binary's is not loaded: neither
+// read, nor changed.
+func TestOtherLogicIsNotServed(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		catalog *grains.Catalog
+		why     string
+	}{
+		{"newer version", books(t, 2, book), "version 1 of the kind's logic, this binary has 2"},
+		{"other sends", books(t, 1, func(turn *grains.Turn, s, e *wrapperspb.StringValue) error {
+			turn.Send("book/b", e)
+			return nil
+		}), "digest of its effects"},
+		{"fails", books(t, 1, func(*grains.Turn, *wrapperspb.StringValue, *wrapperspb.StringValue) error {
+			return errors.New("now I cannot")
+		}), "now I cannot"},
+		{"panics", books(t, 1, func(*grains.Turn, *wrapperspb.StringValue, *wrapperspb.StringValue) error { panic("at replay") }), "at replay"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, 1, 1<<20, 4)
+			defer w.close()
+			r := w.shards[0]
+			r.lead()
+			w.publish(&actors.Batch{Events: []actors.Event{w.event("a", "+1 >b:+x", "id1")}})
+			w.settle()
+			w.catalog = test.catalog
+			r.crash(0)
+			r.lead()
+			b := &actors.Batch{Events: []actors.Event{w.event("a", "+2", "id2")}}
+			w.publish(b)
+			rd := &actors.Read{Get: &actors.Get{Kind: w.kind("book"), Key: "a"}}
+			w.read(rd)
+			past := &actors.Read{Get: &actors.Get{Kind: w.kind("book"), Key: "a", AtSeq: 1}}
+			w.read(past)
+			w.settle()
+			if b.Refused != actors.Folded || b.Results[0].Outcome != actors.LogicMissing || !strings.Contains(b.Results[0].Reason, test.why) {
+				t.Errorf("publish: %v %s %+v", b.Refused, b.Why, b.Results)
+			}
+			for _, rd := range []*actors.Read{rd, past} {
+				if rd.Failed != actors.LogicMissing || !strings.Contains(rd.Why, test.why) {
+					t.Errorf("get: %v %s", rd.Failed, rd.Why)
+				}
+			}
+			if n := r.model.seq("book/a"); n != 1 {
+				t.Errorf("the grain has %d records", n)
+			}
+			// what needs no state is served: its records, and what an event's outcome was
+			again := &actors.Batch{Events: []actors.Event{w.event("a", "+1 >b:+x", "id1")}}
+			w.publish(again)
+			h := &actors.Read{History: &actors.History{Kind: w.kind("book"), Key: "a", Limit: 10}}
+			w.read(h)
+			w.settle()
+			if !again.Results[0].Duplicate || again.Results[0].Seq != 1 || len(h.History.Records) != 1 {
+				t.Errorf("%+v, %d records", again.Results[0], len(h.History.Records))
+			}
+		})
+	}
+}
+
+// TestSnapshotOfOlderLogicIsTaken: behind a snapshot a newer version may go on; a snapshot of a version to come is not
+// read.
+func TestSnapshotOfOlderLogicIsTaken(t *testing.T) {
+	w := newWorld(t, 1, 1<<20, 4)
+	defer w.close()
+	r := w.shards[0]
+	r.lead()
+	w.publish(&actors.Batch{Events: []actors.Event{w.event("a", "+1", ""), w.event("a", "+2", ""), w.event("a", "+3", ""), w.event("a", "+4", "")}})
+	w.settle()
+	w.catalog = books(t, 2, book)
+	r.crash(0)
+	r.lead()
+	b := &actors.Batch{Events: []actors.Event{w.event("a", "+5", ""), w.event("a", "+6", ""), w.event("a", "+7", ""), w.event("a", "+8", "")}}
+	w.publish(b)
+	w.settle()
+	w.checkStates()
+	w.catalog = books(t, 1, book)
+	r.crash(0)
+	r.lead()
+	rd := &actors.Read{Get: &actors.Get{Kind: w.kind("book"), Key: "a"}}
+	w.read(rd)
+	w.settle()
+	if rd.Failed != actors.LogicMissing || !strings.Contains(rd.Why, "version 2") {
+		t.Errorf("%v %s", rd.Failed, rd.Why)
+	}
+}
+
+// TestSendToOtherLogicIsKept: a binary that lacks the logic a grain needs must not journal its sends away as dead
+// letters: with the right binary they take effect.
+func TestSendToOtherLogicIsKept(t *testing.T) {
+	w := newWorld(t, 2, 1<<20, 1000)
+	defer w.close()
+	for _, r := range w.shards {
+		r.lead()
+	}
+	w.publish(&actors.Batch{Events: []actors.Event{w.event("a@2", "+1", "")}})
+	w.settle()
+	right := w.catalog
+	target := w.shards[1]
+	w.catalog = books(t, 2, book)
+	target.crash(0)
+	target.lead()
+	w.publish(&actors.Batch{Events: []actors.Event{w.event("b", ">a@2:+2", "")}})
+	for range 20 {
+		w.settleSome()
+	}
+	if target.failed == nil || !strings.Contains(target.failed.Error(), "this binary has 2") {
+		t.Fatalf("the target goes on: %v", target.failed)
+	}
+	w.catalog = right
+	target.crash(0)
+	w.settle()
+	w.checkSends()
+	w.checkStates()
+}
