@@ -23,6 +23,7 @@ type load struct {
 	ledger     ledgerMode
 	parameters transactions.Parameters
 	driver     driver.Options
+	unary      int
 }
 
 func (a *app) loadTransactionsCommand() *cobra.Command {
@@ -49,6 +50,12 @@ wrong_states, broken_histories, foreign, seconds, findings); ledger is null with
   granary load run transactions --rate 20000 --for 5m --ledger sample`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if l.unary > 0 {
+				if l.rate != 0 || cmd.Flags().Changed("streams") || cmd.Flags().Changed("batch") {
+					return usageFailure(cmd, "--unary goes with no --rate, --streams or --batch")
+				}
+				l.ledger = ledgerOff
+			}
 			if l.from != "" && !cmd.Flags().Changed("for") {
 				l.driver.For = 0
 			}
@@ -62,6 +69,7 @@ wrong_states, broken_histories, foreign, seconds, findings); ledger is null with
 	f.DurationVar(&l.driver.For, "for", time.Minute, "how long; a file is read to its end unless this is given")
 	f.IntVar(&l.driver.Streams, "streams", 4, "`number` of producers, each with a stream of its own")
 	f.IntVar(&l.driver.Batch, "batch", 100, "`number` of events in a batch, 1 to 1000")
+	f.IntVar(&l.unary, "unary", 0, "`number` of callers that publish one event a call, instead of streams; without a ledger")
 	f.Var(&l.ledger, "ledger", "`full`, sample (a tenth of the grains), or off")
 	f.BoolVar(&l.labels, "labels", false, "also tell, days later in event time, which were fraud")
 	f.IntVar(&l.parameters.Customers, "customers", 5000, "`number` of generated customers")
@@ -161,7 +169,7 @@ func closeAll(conns []*nodeConn) {
 func (a *app) runLoad(ctx context.Context, l load) (*driver.Report, error) {
 	live := a.newLiveLine()
 	defer live.clear()
-	return driver.Run(ctx, l.driver, func(p driver.Progress) {
+	show := func(p driver.Progress) {
 		text := fmt.Sprintf("%s: %s sent, %s acknowledged, %s/s", p.Elapsed.Round(time.Second),
 			count(p.Sent), count(p.Acknowledged), count(uint64(p.Rate)))
 		if p.P99 > 0 {
@@ -174,7 +182,11 @@ func (a *app) runLoad(ctx context.Context, l load) (*driver.Report, error) {
 			text += ", " + several(p.Reconnects, "reconnect")
 		}
 		live.show(text)
-	})
+	}
+	if l.unary > 0 {
+		return driver.RunUnary(ctx, l.driver, l.unary, show)
+	}
+	return driver.Run(ctx, l.driver, show)
 }
 
 func (a *app) checkLedger(ctx context.Context, conn grpc.ClientConnInterface, sent *ledger.Sent, mode ledgerMode) (*ledger.Report, error) {

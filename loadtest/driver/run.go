@@ -1,0 +1,299 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-dev/granary/client"
+	"github.com/granary-dev/granary/loadtest/ledger"
+	"github.com/granary-dev/granary/loadtest/transactions"
+)
+
+// run is one call of [Run]: one goroutine reads the feed and deals it out to lanes, each of which has a producer.
+type run struct {
+	o     Options
+	begin time.Time
+	lanes []*lane
+	tally *tally
+	sent  *ledger.Sent // nil if nothing is kept
+}
+
+// batch is some happenings of one lane, and when they should be sent.
+type batch struct {
+	happenings []transactions.Happening
+	due        time.Time
+}
+
+// ahead is how many full batches may wait for a lane.
+const ahead = 4
+
+// lane is one producer with the accounts that are its own.
+type lane struct {
+	run      *run
+	producer *client.Producer
+	notes    *ledger.Lane // nil if nothing is kept
+	queue    chan batch
+	filling  []transactions.Happening
+	// window holds a token for each unanswered batch of a run without a rate, so that latency leaves out the waiting in
+	// the client's own queue. Nil with a rate: then that waiting counts.
+	window chan struct{}
+}
+
+func newRun(o Options) (*run, error) {
+	r := &run{o: o, tally: newTally()}
+	if !o.Forget {
+		r.sent = ledger.NewSent(o.Source, o.Remember)
+	}
+	for i := range o.Streams {
+		producer, err := client.NewProducer(o.Conns[i%len(o.Conns)], client.ProducerOptions{Window: o.Window, GiveUp: o.GiveUp})
+		if err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		l := &lane{run: r, producer: producer, queue: make(chan batch, ahead)}
+		if r.sent != nil {
+			l.notes = r.sent.Lane()
+		}
+		if o.Rate == 0 {
+			l.window = make(chan struct{}, o.Window)
+		}
+		r.lanes = append(r.lanes, l)
+	}
+	return r, nil
+}
+
+// close stops the producers. What has no answer by then gets none.
+func (r *run) close() error {
+	var errs []error
+	for _, l := range r.lanes {
+		errs = append(errs, l.producer.Close())
+	}
+	return errors.Join(errs...)
+}
+
+var (
+	// errTimeUp ends a run that lasted as long as it should.
+	errTimeUp = errors.New("the time is up")
+	// errEnough ends the dealing: what comes would be due after the end.
+	errEnough = errors.New("the rest is due after the end")
+)
+
+func (r *run) run(ctx context.Context, progress func(Progress)) error {
+	r.begin = time.Now()
+	limited := ctx
+	if r.o.For > 0 {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithDeadlineCause(ctx, r.begin.Add(r.o.For), errTimeUp)
+		defer cancel()
+	}
+	stopProgress := r.reportProgress(progress)
+	group, work := errgroup.WithContext(limited)
+	group.Go(func() error { return r.deal(work) })
+	for _, l := range r.lanes {
+		group.Go(func() error { return l.send(work) })
+	}
+	err := group.Wait()
+	if cause := context.Cause(limited); cause != nil && (err == nil || errors.Is(err, limited.Err())) {
+		err = cause
+	}
+	if errors.Is(err, errTimeUp) {
+		err = nil
+	}
+	// Also a run that was called off waits for what is under way: its ledger should leave little open.
+	if drained := r.drain(context.WithoutCancel(ctx)); err == nil {
+		err = drained
+	}
+	if closed := r.close(); err == nil {
+		err = closed
+	}
+	stopProgress()
+	return err
+}
+
+// deal reads the feed and gives each lane its accounts' events, in batches.
+func (r *run) deal(ctx context.Context) error {
+	defer func() {
+		for _, l := range r.lanes {
+			close(l.queue)
+		}
+	}()
+	dealt := 0
+	pass := func(l *lane) error {
+		b := batch{happenings: l.filling}
+		if r.o.Rate > 0 {
+			after := time.Duration(float64(dealt) / r.o.Rate * float64(time.Second))
+			if r.o.For > 0 && after >= r.o.For {
+				return errEnough
+			}
+			b.due = r.begin.Add(after)
+		}
+		dealt += len(l.filling)
+		l.filling = make([]transactions.Happening, 0, r.o.Batch)
+		select {
+		case l.queue <- b:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for {
+		h, err := r.o.Feed.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("the feed: %w", err)
+		}
+		l := r.lanes[laneOf(h.Transaction.Customer, len(r.lanes))]
+		if l.filling = append(l.filling, h); len(l.filling) == r.o.Batch {
+			if err := pass(l); errors.Is(err, errEnough) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	for _, l := range r.lanes {
+		if len(l.filling) > 0 {
+			if err := pass(l); err != nil && !errors.Is(err, errEnough) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// laneOf spreads accounts over lanes (multiplicative hashing, so that numbers with a pattern spread too).
+func laneOf(customer uint32, lanes int) int {
+	return int(uint64(customer*2654435769) * uint64(lanes) >> 32)
+}
+
+// send publishes the batches of a lane when they are due.
+func (l *lane) send(ctx context.Context) error {
+	for b := range l.queue {
+		if err := l.publish(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lane) publish(ctx context.Context, b batch) error {
+	t := l.run.tally
+	if l.window == nil {
+		if !sleepUntil(ctx, b.due) {
+			return ctx.Err()
+		}
+		t.late(time.Since(b.due))
+	} else {
+		select {
+		case l.window <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		b.due = time.Now()
+	}
+	var note *ledger.Batch
+	if l.notes != nil {
+		note = l.notes.Note(b.happenings)
+	}
+	t.sent.Add(uint64(len(b.happenings)))
+	err := l.producer.PublishBatch(ctx, transactions.Events(l.run.o.Source, b.happenings), func(result client.BatchResult) {
+		if l.window != nil {
+			<-l.window
+		}
+		exceptions := t.answer(time.Since(b.due), result)
+		if note != nil {
+			note.Answer(exceptions)
+		}
+	})
+	if err != nil {
+		t.sent.Add(-uint64(len(b.happenings)))
+		if note != nil {
+			note.Withdraw()
+		}
+	}
+	return err
+}
+
+// sleepUntil is false if the context ended first.
+func sleepUntil(ctx context.Context, at time.Time) bool {
+	wait := time.Until(at)
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// drain waits for answers, but not for ever. Running out of time is no error: it shows as unknown outcomes.
+func (r *run) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.o.Drain)
+	defer cancel()
+	var group errgroup.Group
+	for _, l := range r.lanes {
+		group.Go(func() error {
+			if err := l.producer.Flush(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// reportProgress calls progress now and then, until the function that it returns is called, and by that once more.
+func (r *run) reportProgress(progress func(Progress)) (stop func()) {
+	var reporter sync.WaitGroup
+	done := make(chan struct{})
+	last := r.begin
+	tell := func() {
+		now := time.Now()
+		p := r.tally.interval(now.Sub(last))
+		p.Elapsed, p.Reconnects = now.Sub(r.begin), r.reconnects()
+		last = now
+		progress(p)
+	}
+	reporter.Go(func() {
+		ticker := time.NewTicker(r.o.Every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				tell()
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		close(done)
+		reporter.Wait()
+		tell()
+	}
+}
+
+func (r *run) reconnects() uint64 {
+	var n uint64
+	for _, l := range r.lanes {
+		n += l.producer.Stats().Reconnects
+	}
+	return n
+}
+
+func (r *run) report() *Report {
+	report := r.tally.report(r.begin)
+	report.Source, report.Ledger, report.Reconnects = r.o.Source, r.sent, r.reconnects()
+	return report
+}
