@@ -119,14 +119,17 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
 	}
 	a.seq, a.last, a.time = head.Seq, head.Last, head.Time
-	if base, ok := s.base(kind, grain, head); ok {
+	base, ok := s.base(kind, grain, head)
+	if ok {
 		a.snapshot, a.stored = base.Snapshot, base.Seq
-		return a, s.foldFrom(a, base)
 	}
-	if head.Seq >= uint64(min(worthSnapshot, kind.SnapshotEvery)) { // with fewer records there is no snapshot
+	if head.Seq-a.snapshot.Seq >= uint64(min(worthSnapshot, kind.SnapshotEvery)) { // with fewer records there is no newer one
 		if a.snapshot, _, err = s.index.Snapshots(grain, head.Seq); err != nil {
 			return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
 		}
+	}
+	if ok {
+		return a, s.foldFrom(a, base)
 	}
 	return a, s.fold(a)
 }

@@ -21,7 +21,8 @@ var traced = flag.Bool("traced", false, "log all that leaves a shard in the rand
 func TestRandom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := rapid.SampledFrom([]int64{1, 10 << 10, 1 << 20}).Draw(t, "budget")
-		w := newWorld(t, 2, budget, rapid.SampledFrom([]int{1, 3, 8, 1000}).Draw(t, "snapshot every"))
+		w := newWorld(t, 2, budget, rapid.SampledFrom([]int{1, 3, 8, 1000}).Draw(t, "snapshot every"),
+			rapid.SampledFrom([]int{1, 10, 100}).Draw(t, "checkpoint records"))
 		defer w.close()
 		if *traced {
 			w.trace = t.Logf
@@ -124,9 +125,10 @@ func (c *clients) act() {
 	case 5:
 		c.again()
 	case 6, 7, 8, 9:
-		c.producer().publish(rapid.Bool().Draw(t, "lost"))
+		c.producer().publish(rapid.SampledFrom([]string{"arrives", "arrives", "late", "lost"}).Draw(t, "fate"))
 	case 10, 11:
 		c.producer().reconnect()
+		c.producer().arrive()
 	case 12, 13, 14, 15:
 		r := c.shard()
 		r.commit(rapid.IntRange(0, len(r.proposed)).Draw(t, "commit"))
@@ -328,10 +330,11 @@ type testProducer struct {
 	waiting  []*testEvent
 	acked    []testEvent
 	broken   bool
+	late     []*actors.Batch
 }
 
-// publish sends a batch; lost on the way, the client does not notice before a later one is refused.
-func (p *testProducer) publish(lost bool) {
+// publish sends a batch. If it is lost or late, the client does not notice before a later one is refused.
+func (p *testProducer) publish(fate string) {
 	if p.broken {
 		return
 	}
@@ -343,11 +346,11 @@ func (p *testProducer) publish(lost bool) {
 		events = append(events, e)
 		p.waiting = append(p.waiting, e)
 	}
-	p.hand(events, lost)
+	p.hand(events, fate)
 }
 
 // hand sends events of one shard under the newest epoch.
-func (p *testProducer) hand(events []*testEvent, lost bool) {
+func (p *testProducer) hand(events []*testEvent, fate string) {
 	if p.previous == nil {
 		p.previous = map[uint64]uint64{}
 	}
@@ -360,11 +363,23 @@ func (p *testProducer) hand(events []*testEvent, lost bool) {
 	}
 	p.previous[shard] = events[len(events)-1].sequence
 	b.Done = func(b *actors.Batch) { p.answer(b, events, epoch) }
-	if lost {
-		return
+	switch fate {
+	case "arrives":
+		p.w.publish(b)
+		p.w.shards[shard-1].idle()
+	case "late":
+		p.late = append(p.late, b)
 	}
-	p.w.publish(b)
-	p.w.shards[shard-1].idle()
+}
+
+// arrive lets the oldest batch that is late arrive, whatever came before it.
+func (p *testProducer) arrive() {
+	if len(p.late) > 0 {
+		b := p.late[0]
+		p.late = p.late[1:]
+		p.w.publish(b)
+		p.w.shards[p.w.shardOfBatch(b)-1].idle()
+	}
 }
 
 func (p *testProducer) answer(b *actors.Batch, events []*testEvent, epoch uint64) {
@@ -403,12 +418,12 @@ func (p *testProducer) reconnect() {
 				continue
 			}
 			if events = append(events, e); len(events) == size {
-				p.hand(events, false)
+				p.hand(events, "arrives")
 				events = nil
 			}
 		}
 		if len(events) > 0 {
-			p.hand(events, false)
+			p.hand(events, "arrives")
 		}
 	}
 }

@@ -44,7 +44,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	s.out.Reset()
 	if d.Cmd == "world" {
 		s.end()
-		s.w = newWorld(t, number(t, d, "shards", 1), int64(number(t, d, "budget", 1<<20)), number(t, d, "snapshots", 8))
+		s.w = newWorld(t, number(t, d, "shards", 1), int64(number(t, d, "budget", 1<<20)), number(t, d, "snapshots", 8), number(t, d, "checkpoint", 0))
 		s.w.trace = func(format string, args ...any) { fmt.Fprintf(&s.out, format+"\n", args...) }
 		return ""
 	}

@@ -412,11 +412,12 @@ func (s *Shard) checkpoint(force bool) error {
 // storeStates adds the states of busy grains to the next checkpoint, those that hold nothing uncommitted: a grain that
 // is loaded again starts there instead of reading its records one by one.
 func (s *Shard) storeStates() {
+	applied, _ := s.index.Applied()
 	s.index.Changed(func(grain string, seq uint64) {
 		_, rest, _ := strings.Cut(grain, "\x00")
 		kind, key, _ := strings.Cut(rest, "\x00")
 		a := s.grains[grainKey{kind, key}]
-		if a == nil || a.state == nil || a.seq != seq || a.seq < a.stored+stateEvery {
+		if a == nil || a.state == nil || a.seq != seq || a.seq < a.stored+stateEvery || a.snapshot.Index > applied {
 			return
 		}
 		state, err := a.kind.AppendState(s.stateBuf[:0], a.state)

@@ -38,9 +38,11 @@ type world struct {
 	system  *actor.ActorSystem
 	budget  int64
 	now     int64
-	shards  []*replica // by id - 1
-	net     []packet
-	trace   func(format string, args ...any) // may be nil
+
+	checkpoint int        // records, see actors.Config
+	shards     []*replica // by id - 1
+	net        []packet
+	trace      func(format string, args ...any) // may be nil
 
 	batches, reads map[any]bool // false: waits for its answer
 	acked          map[string]uint64
@@ -70,7 +72,9 @@ type packet struct {
 	what     any // *actors.Inbound or *actors.Ack
 }
 
-func newWorld(t failer, shards int, budget int64, snapshotEvery int) *world {
+// newWorld makes a world whose shards follow. checkpoint is after how many records a shard writes what it derived; its
+// usual number by default.
+func newWorld(t failer, shards int, budget int64, snapshotEvery int, checkpoint ...int) *world {
 	fs := vfs.NewMem()
 	store, err := persistence.Open(persistence.Options{Dir: "data", FS: fs, Shards: shards, CacheBytes: 1 << 20})
 	if err != nil {
@@ -81,6 +85,9 @@ func newWorld(t failer, shards int, budget int64, snapshotEvery int) *world {
 	w.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
+	for _, n := range checkpoint {
+		w.checkpoint = n
+	}
 	for id := uint64(1); id <= uint64(shards); id++ {
 		w.shards = append(w.shards, &replica{world: w, id: id, model: newModel(id)})
 	}
@@ -118,7 +125,7 @@ func (r *replica) open() {
 		w.t.Fatalf("%v", err)
 	}
 	r.shard = actors.NewShard(actors.Config{Shard: r.id, Shards: uint64(len(w.shards)), Catalog: w.catalog, Index: index, System: w.system,
-		Route: shardOf, MemoryBudget: w.budget})
+		Route: shardOf, MemoryBudget: w.budget, CheckpointRecords: w.checkpoint})
 	// what is committed and behind the last checkpoint is handed over again
 	applied, _ := index.Applied()
 	r.leads, r.failed, r.confirms = false, nil, nil

@@ -210,13 +210,13 @@ func (x *Index) scan(prefix []byte, fn func(rest, value []byte) error) error {
 	for it.First(); it.Valid(); it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return err
+			return damage(err)
 		}
 		if err := fn(it.Key()[len(prefix):], v); err != nil {
 			return err
 		}
 	}
-	return it.Error()
+	return damage(it.Error())
 }
 
 // Applied is the index of the last entry applied, and its term.

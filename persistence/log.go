@@ -62,7 +62,16 @@ func (s *Store) OpenLog(shard, voter uint64) (*Log, error) {
 		return nil, fmt.Errorf("shard %d: %w: term %d was applied, but the hard state has %d", shard, entry.ErrCorrupt, a.term, l.hard.GetTerm())
 	}
 	l.floorTerm = 0
-	return l, l.load(a)
+	if err := l.load(a); err != nil {
+		return nil, err
+	}
+	if l.hard.GetCommit() > l.last {
+		return nil, fmt.Errorf("shard %d: %w: the log ends at %d, but %d entries are committed", shard, entry.ErrCorrupt, l.last, l.hard.GetCommit())
+	}
+	if e := l.cached(l.last); e != nil && e.GetTerm() > l.hard.GetTerm() {
+		return nil, fmt.Errorf("shard %d: %w: the log has term %d, but the hard state has %d", shard, entry.ErrCorrupt, e.GetTerm(), l.hard.GetTerm())
+	}
+	return l, nil
 }
 
 // load reads the entries behind the applied index into memory, and the applied one, whose term Raft asks for.
@@ -83,7 +92,7 @@ func (l *Log) load(a applied) error {
 		}
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("shard %d index %d: %w", l.shard, index, err)
+			return fmt.Errorf("shard %d index %d: %w", l.shard, index, damage(err))
 		}
 		e, err := l.decode(index, append([]byte(nil), v...))
 		if err != nil {
@@ -93,7 +102,7 @@ func (l *Log) load(a applied) error {
 		l.last = index
 		next++
 	}
-	if err := it.Error(); err != nil {
+	if err := damage(it.Error()); err != nil {
 		return fmt.Errorf("shard %d: log: %w", l.shard, err)
 	}
 	if l.last < a.index || a.index > l.floor && len(l.recent) == 0 {
@@ -190,9 +199,10 @@ func (l *Log) Append(b *pebble.Batch, entries []*raftpb.Entry) error {
 		return fmt.Errorf("shard %d: entry %d does not follow %d", l.shard, first, l.last)
 	}
 	if first <= l.last {
-		end := entries[len(entries)-1].GetIndex() + 1
-		if err := b.DeleteRange(logKey(nil, l.shard, end), logKey(nil, l.shard, l.last+1), nil); end <= l.last && err != nil {
-			return err
+		if end := entries[len(entries)-1].GetIndex() + 1; end <= l.last {
+			if err := b.DeleteRange(logKey(nil, l.shard, end), logKey(nil, l.shard, l.last+1), nil); err != nil {
+				return err
+			}
 		}
 		if cut := l.last + 1 - first; cut < uint64(len(l.recent)) {
 			l.recent = l.recent[:uint64(len(l.recent))-cut]
@@ -253,7 +263,7 @@ func (s *Store) get(k []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, damage(err)
 	}
 	defer closer.Close()
 	return append(make([]byte, 0, len(v)), v...), nil

@@ -7,12 +7,17 @@ import (
 	"io/fs"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/wal"
+
+	"github.com/granary-dev/granary/persistence/chunk"
+	"github.com/granary-dev/granary/persistence/entry"
 )
 
 // StoreFormat is the version of the keys. A store of a higher one is refused.
@@ -113,15 +118,21 @@ func Open(o Options) (*Store, error) {
 		}
 		return nil, fmt.Errorf("data folder %s is in use by another process: %w", o.Dir, err)
 	}
+	made, err := checkStreams(o.FS, o.Dir)
+	if err != nil {
+		return nil, errors.Join(notOpened(o.Dir, err), lock.Close())
+	}
+	if !made {
+		if err := create(o, lock); err != nil {
+			return nil, errors.Join(fmt.Errorf("data folder %s cannot be made: %w", o.Dir, err), lock.Close())
+		}
+	}
 	cache := pebble.NewCache(o.CacheBytes)
 	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
 	if err != nil {
 		cache.Unref()
 		_ = lock.Close()
-		if strings.Contains(err.Error(), "format major version") {
-			return nil, fmt.Errorf("data folder %s was written by a later version of Granary: %w", o.Dir, err)
-		}
-		return nil, fmt.Errorf("data folder %s cannot be opened: %w", o.Dir, err)
+		return nil, notOpened(o.Dir, err)
 	}
 	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, reserve: o.ReserveBytes}
 	if err := s.identify(o); err != nil {
@@ -129,6 +140,81 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("data folder %s: %w", o.Dir, err)
 	}
 	return s, nil
+}
+
+func notOpened(dir string, err error) error {
+	if strings.Contains(err.Error(), "format major version") {
+		return fmt.Errorf("data folder %s was written by a later version of Granary: %w", dir, err)
+	}
+	return fmt.Errorf("data folder %s cannot be opened: %w", dir, damage(err))
+}
+
+// create makes an empty store and closes it again. The first log of a store is begun before the store has its format, and
+// so without the marks that tell damage from a torn end; nothing that matters may be written there.
+func create(o Options, lock *pebble.Lock) error {
+	cache := pebble.NewCache(1 << 20)
+	defer cache.Unref()
+	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
+	if err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+// checkStreams reads the write-ahead logs and the manifest of a store before it is opened: Pebble takes damage near the
+// end of a log for the place where a crash cut it off, and would go on without what was synced behind it. It tells
+// whether there is a store at all.
+func checkStreams(fs vfs.FS, dir string) (made bool, err error) {
+	described, err := pebble.Peek(dir, fs)
+	if err != nil && strings.Contains(err.Error(), "format major version") {
+		return true, nil // opening it says what is wrong
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot be read: %w", err)
+	}
+	if !described.Exists {
+		return false, nil
+	}
+	names, err := fs.List(dir)
+	if err != nil {
+		return true, fmt.Errorf("cannot be read: %w", err)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		number, _, log := wal.ParseLogFilename(name)
+		if !log && name != fs.PathBase(described.ManifestFilename) {
+			continue
+		}
+		if err := checkStream(fs, fs.PathJoin(dir, name), uint32(number)); err != nil {
+			return true, fmt.Errorf("file %s %w; nothing was changed, keep a copy and run: granary verify --data-dir %s", name, err, dir)
+		}
+	}
+	return true, nil
+}
+
+func checkStream(fs vfs.FS, path string, number uint32) error {
+	f, err := fs.Open(path)
+	if err != nil {
+		return fmt.Errorf("cannot be read: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot be read: %w", err)
+	}
+	var first *chunk.Damage
+	err = chunk.Read(f, info.Size(), number, func(d chunk.Damage) {
+		if first == nil {
+			first = &chunk.Damage{Offset: d.Offset, What: d.What}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("cannot be read: %w", err)
+	}
+	if first != nil {
+		return fmt.Errorf("is damaged at offset %d: %s: %w", first.Offset, first.What, entry.ErrCorrupt)
+	}
+	return nil
 }
 
 func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Options {
@@ -163,7 +249,7 @@ func (s *Store) identify(o Options) error {
 		return s.db.Set(at, v, pebble.Sync)
 	}
 	if err != nil {
-		return fmt.Errorf("its identity cannot be read: %w", err)
+		return fmt.Errorf("its identity cannot be read: %w", damage(err))
 	}
 	defer closer.Close()
 	if err := json.Unmarshal(v, &s.id); err != nil {
@@ -172,10 +258,21 @@ func (s *Store) identify(o Options) error {
 	if s.id.Format > StoreFormat {
 		return fmt.Errorf("written by a later version of Granary (format %d; this one reads up to %d)", s.id.Format, StoreFormat)
 	}
+	if n := s.id.Shards; n < 1 || n&(n-1) != 0 || s.id.NodeID == 0 {
+		return fmt.Errorf("its identity cannot be read: %w: %d shards, node %d", entry.ErrCorrupt, n, s.id.NodeID)
+	}
 	if s.id.GoArch != runtime.GOARCH {
 		return fmt.Errorf("written on %s; this is %s, whose floating-point results may differ", s.id.GoArch, runtime.GOARCH)
 	}
 	return nil
+}
+
+// damage says in one line what Pebble found damaged, and where.
+func damage(err error) error {
+	if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
+		return fmt.Errorf("%w: %s: %w", entry.ErrCorrupt, info.Path, info.Details)
+	}
+	return err
 }
 
 // Identity of the store.

@@ -92,7 +92,7 @@ func (x *Index) Snapshots(grain []byte, seq uint64) (below, above SnapshotPointe
 		rest := it.Key()[len(prefix):]
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return p, err
+			return p, damage(err)
 		}
 		f := values{buf: v}
 		p = SnapshotPointer{Index: f.uv(), Ordinal: uint32(f.uv()), Time: int64(f.uv())}
@@ -112,14 +112,14 @@ func (x *Index) Snapshots(grain []byte, seq uint64) (below, above SnapshotPointe
 			return below, above, err
 		}
 	}
-	if err := it.Error(); err != nil {
+	if err := damage(it.Error()); err != nil {
 		return below, above, err
 	}
 	for _, p := range x.snapshots[string(grain)] {
 		if p.Seq <= seq && p.Seq >= below.Seq {
 			below = p
 		}
-		if p.Seq > seq && (above.Index == 0 || p.Seq < above.Seq) {
+		if p.Seq > seq && (above.Index == 0 || p.Seq <= above.Seq) {
 			above = p
 		}
 	}
@@ -208,7 +208,7 @@ func (x *Index) List(tenant, kind, prefix, after string, limit int) ([]Listed, e
 		}
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return nil, err
+			return nil, damage(err)
 		}
 		h, err := decodeHead(v)
 		if err != nil {
@@ -216,7 +216,7 @@ func (x *Index) List(tenant, kind, prefix, after string, limit int) ([]Listed, e
 		}
 		out = append(out, Listed{string(it.Key()[skip:]), h})
 	}
-	if err := it.Error(); err != nil {
+	if err := damage(it.Error()); err != nil {
 		return nil, err
 	}
 	start, end := lower[9:], upper[9:]

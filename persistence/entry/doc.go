@@ -16,7 +16,8 @@
 //	uv      Raft term
 //	…       data of the Raft entry: empty, a configuration change, or an entry as below
 //	4 bytes CRC over the shard id and the index (8 bytes each, big-endian, not stored here) and all of the above,
-//	        so that a value found under a wrong key is noticed
+//	        so that a value found under a wrong key is noticed. This rule holds for every frame format, so that
+//	        damage can always be told from a later version
 //
 // # Entry: what a leader proposes
 //
@@ -34,7 +35,7 @@
 //	uv      number of records, then each as uv length and a record
 //	4 bytes CRC over all of the above
 //
-// Execution term, index and previous data entry are the fence of speculation: where one of them does not match the
+// Lineage, execution term, index and previous data entry are the fence of speculation: where one of them does not match the
 // place the entry has in the log, the entry is void as a whole.
 //
 // # Record
@@ -47,7 +48,7 @@
 //	 0   tenant            name
 //	 1   grain             name of the kind, key as bytes
 //	 2   seq               uv, the grain's own 1, 2, 3 …
-//	 3   back              uv, index of this entry minus that of the last earlier entry with a record of the grain;
+//	 3   back              uv, index of this entry minus that of the last earlier entry with a numbered record of the grain;
 //	                       absent in a grain's first entry; the same for all records of a grain in one entry
 //	 4   time              uv, journal time minus time base, microseconds
 //	 5   event             name, full name of the event's message

@@ -12,6 +12,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
+
+	"github.com/granary-dev/granary/persistence/chunk"
 )
 
 // streams checks the write-ahead logs and the manifest chunk by chunk. It comes before the store is opened: from damage
@@ -56,10 +58,10 @@ func (v *verifier) stream(name string, number uint32) error {
 		return err
 	}
 	defer f.Close()
-	return readChunks(f, size, number, func(d damage) {
-		finding := Finding{Ordinal: None, File: name, What: fmt.Sprintf("at offset %d %s", d.offset, d.what)}
-		if number != 0 && d.record != nil {
-			finding.Key = batchKey(d.record, d.within)
+	return chunk.Read(f, size, number, func(d chunk.Damage) {
+		finding := Finding{Ordinal: None, File: name, What: fmt.Sprintf("at offset %d %s", d.Offset, d.What)}
+		if number != 0 && d.Record != nil {
+			finding.Key = batchKey(d.Record, d.Within)
 		}
 		v.find(finding)
 	})

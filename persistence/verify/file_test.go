@@ -15,6 +15,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/granary-dev/granary/persistence/chunk"
 )
 
 var every = flag.Int("every", 131, "in which distance to flip the bytes of a file")
@@ -169,9 +171,9 @@ func TestFlippedLogEntry(t *testing.T) {
 // ends returns where the last chunk of a stream ends: what lies behind belongs to nobody.
 func ends(b []byte, number uint32) (end int, last int) {
 	for at := 0; at < len(b); {
-		n := chunkAt(b[at:min(len(b), at/chunkBlock*chunkBlock+chunkBlock)], number)
+		n := chunk.At(b[at:min(len(b), at/chunk.Block*chunk.Block+chunk.Block)], number)
 		if n == 0 {
-			if next := at/chunkBlock*chunkBlock + chunkBlock; next-at < syncedHeader {
+			if next := at/chunk.Block*chunk.Block + chunk.Block; next-at < 19 {
 				at = next
 				continue
 			}
@@ -240,11 +242,11 @@ func TestFlippedStream(t *testing.T) {
 			if !closed && len(bytes.Trim(bad[i/8:end], "\x00")) == 0 {
 				continue // not to be told from a torn end
 			}
-			var found []damage
-			if err := readChunks(bytes.NewReader(bad), int64(len(bad)), logNumber(logs[0]), func(d damage) { found = append(found, d) }); err != nil {
+			var found []chunk.Damage
+			if err := chunk.Read(bytes.NewReader(bad), int64(len(bad)), logNumber(logs[0]), func(d chunk.Damage) { found = append(found, d) }); err != nil {
 				t.Fatal(err)
 			}
-			if len(found) != 1 || found[0].offset != int64(i/8) {
+			if len(found) != 1 || found[0].Offset != int64(i/8) {
 				t.Fatalf("bit %d of byte %d: %v", i%8, i/8, found)
 			}
 		}
@@ -279,7 +281,7 @@ func TestTornLog(t *testing.T) {
 			ways = append(ways, append(bytes.Clone(whole[:cut]), bytes.Repeat([]byte{0xa7, 3}, 20_000)...))
 		}
 		for _, torn := range ways {
-			if err := readChunks(bytes.NewReader(torn), int64(len(torn)), logNumber(name), func(d damage) {
+			if err := chunk.Read(bytes.NewReader(torn), int64(len(torn)), logNumber(name), func(d chunk.Damage) {
 				t.Fatalf("cut at %d: %+v", cut, d)
 			}); err != nil {
 				t.Fatal(err)
@@ -312,11 +314,11 @@ func TestOverwrittenLog(t *testing.T) {
 	for at := 0; at < end-2*len(value); at += 3001 {
 		bad := bytes.Clone(whole)
 		copy(bad[at:], make([]byte, 512))
-		var found []damage
-		if err := readChunks(bytes.NewReader(bad), int64(len(bad)), logNumber(name), func(d damage) { found = append(found, d) }); err != nil {
+		var found []chunk.Damage
+		if err := chunk.Read(bytes.NewReader(bad), int64(len(bad)), logNumber(name), func(d chunk.Damage) { found = append(found, d) }); err != nil {
 			t.Fatal(err)
 		}
-		if len(found) != 1 || found[0].offset > int64(at) || found[0].offset < int64(at-len(value)-100) {
+		if len(found) != 1 || found[0].Offset > int64(at) || found[0].Offset < int64(at-len(value)-100) {
 			t.Errorf("512 bytes at %d zeroed: %v", at, found)
 		}
 	}
@@ -326,7 +328,7 @@ func TestOverwrittenLog(t *testing.T) {
 func TestDamagedBatchIsNamed(t *testing.T) {
 	w := small(t)
 	keys := w.keys()
-	keys[bkey(1, 0x44)] = make([]byte, 3*chunkBlock) // so that one batch has many chunks
+	keys[bkey(1, 0x44)] = make([]byte, 3*chunk.Block) // so that one batch has many chunks
 	s := w.shardOf("counter", "c1")
 	for _, batches := range []int{1, len(keys)} {
 		fs := write(t, keys, batches, nil, nil)

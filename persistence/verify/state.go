@@ -2,7 +2,7 @@ package verify
 
 import (
 	"encoding/binary"
-	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -75,20 +75,26 @@ func (s *shard) compareState(name string, g *grain, r *record) {
 
 // compareStates finds stored states whose record or snapshot the log up to the applied index does not have.
 func (s *shard) compareStates() {
-	for name, st := range s.states {
-		g := s.grains[name]
-		if g == nil || !st.met {
-			if !s.cut {
-				s.find(0, None, fmt.Sprintf("state of %q", name), "its record, seq %d, is not in the log up to the applied index", st.seq)
-			}
-			continue
+	for _, name := range sortedKeys(s.states) {
+		st, g := s.states[name], s.grains[name]
+		wrong := func(format string, args ...any) {
+			s.find(0, None, "state "+describeGrain([]byte(name)), format, args...)
 		}
-		found := st.snap.seq == 0 || s.cut
-		for _, at := range g.snapshots {
-			found = found || at.seq == st.snap.seq && at.index == st.snap.index && at.ordinal == st.snap.ordinal && at.time == st.snap.time
-		}
-		if !found || st.snap.seq > st.seq {
-			s.find(0, None, fmt.Sprintf("state of %s", g.name), "it names a snapshot at seq %d, index %d, record %d, which is not there", st.snap.seq, st.snap.index, st.snap.ordinal)
+		switch {
+		case s.cut:
+			// the record may be one that was removed
+		case g == nil || !st.met:
+			wrong("its record, seq %d, is not in the log up to the applied index %d", st.seq, s.applied.index)
+		case !st.names(g.snapshots):
+			wrong("it names the snapshot at seq %d, index %d, record %d, which is not there, or not below its own seq %d", st.snap.seq, st.snap.index, st.snap.ordinal, st.seq)
 		}
 	}
+}
+
+// names tells whether the snapshot that the state names is there, at or below its seq. It need not be the newest: a grain
+// that was loaded from a stored state does not know those behind it.
+func (st *stored) names(snapshots []snapshotAt) bool {
+	return st.snap.seq == 0 || st.snap.seq <= st.seq && slices.ContainsFunc(snapshots, func(at snapshotAt) bool {
+		return at.seq == st.snap.seq && at.index == st.snap.index && at.ordinal == st.snap.ordinal && at.time == st.snap.time
+	})
 }

@@ -62,7 +62,7 @@ func describeInShard(k []byte) string {
 		return fmt.Sprintf("%s %d/%016x", name, binary.BigEndian.Uint64(rest), binary.BigEndian.Uint64(rest[8:]))
 	case kind == keySnap && len(rest) > 9:
 		return fmt.Sprintf("%s %s seq %d", name, describeGrain(rest[:len(rest)-9]), binary.BigEndian.Uint64(rest[len(rest)-8:]))
-	case kind == keyHead:
+	case kind == keyHead || kind == keyState:
 		return name + " " + describeGrain(rest)
 	case len(rest) > 0:
 		return name + " " + printable(rest)

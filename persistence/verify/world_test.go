@@ -33,6 +33,7 @@ type world struct {
 	states  map[string]proto.Message
 	seqs    map[string]uint64
 	outbox  []*outgoing
+	kept    []keptState
 	// after runs on the keys of the finished store.
 	after []func(keys map[string][]byte)
 }
@@ -63,6 +64,45 @@ type testEntry struct {
 	oddExtension      bool
 	recordType11      bool
 	unknownRecordBits bool
+}
+
+// keptState is a state as it was after a record.
+type keptState struct {
+	kind, key string
+	seq       uint64
+	state     []byte
+}
+
+// keep makes a state key of what a grain is now.
+func (w *world) keep(kind, key string) {
+	d, _ := w.catalog.Kind(kind)
+	state, err := d.AppendState(nil, w.states[kind+"/"+key])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.kept = append(w.kept, keptState{kind, key, w.seqs[kind+"/"+key], state})
+}
+
+// stateKey adds the key of a kept state, unless its record is not applied.
+func (w *world) stateKey(keys map[string][]byte, k keptState) {
+	s := w.shardOf(k.kind, k.key)
+	var seq uint64
+	v := uvs(nil, k.seq, 1, 0, 0, 0, 0)
+	for _, e := range s.entries[:len(s.entries)-s.lag] {
+		for _, r := range e.records {
+			if r.kind != k.kind || string(r.key) != k.key || r.seq > k.seq {
+				continue
+			}
+			seq = r.seq
+			if r.kindOf == snapshot && r.snap.chunk == 1 {
+				v = uvs(nil, k.seq, 1, r.seq, e.index, uint64(r.ordinal), uint64(r.time))
+			}
+		}
+	}
+	if seq == k.seq {
+		digest := xxhash.Sum64(binary.LittleEndian.AppendUint64(bytes.Clone(k.state), k.seq))
+		keys[bkey(s.id, 0x0b, []byte("\x00"+k.kind+"\x00"+k.key))] = binary.LittleEndian.AppendUint64(append(v, k.state...), digest)
+	}
 }
 
 // outgoing is a send that its target has not taken in.
@@ -312,6 +352,9 @@ func rich(t testing.TB) *world {
 	w.flush()
 	w.deliver()
 	w.newTerm()
+	w.keep("counter", "c1") // of a void record, and there is a snapshot at the same seq
+	w.keep("counter", "c3")
+	w.keep("tally", "m2")
 	w.snapshot("counter", "c1", 1)
 	w.snapshot("counter", "c2", 3)
 	w.snapshot("tally", "m1", 1)
@@ -320,6 +363,8 @@ func rich(t testing.TB) *world {
 		w.flush()
 	}
 	w.deliver()
+	w.charge("c2", "", 1)
+	w.keep("counter", "c2") // behind a snapshot
 	for _, id := range []uint64{1, 2, 3, 4} {
 		s := w.shards[id]
 		w.now++
@@ -602,6 +647,9 @@ func (w *world) keys() map[string][]byte {
 			keys[bkey(id, 2)] = uvs(nil, s.hard[0], s.hard[1], s.hard[2])
 		}
 		s.derive(keys)
+	}
+	for _, k := range w.kept {
+		w.stateKey(keys, k)
 	}
 	for _, f := range w.after {
 		f(keys)

@@ -1,4 +1,11 @@
-package verify
+// Package chunk reads the files that Pebble writes as streams of chunks, write-ahead logs and manifests, and tells damage
+// from a torn end.
+//
+// Pebble itself takes damage in the last block of a log, and anywhere in a manifest, for the place where a crash cut off
+// the writing, and goes on without the rest. Here never lives anything that opens a store.
+//
+// Invariant: what a crash can leave is never called damage.
+package chunk
 
 import (
 	"bytes"
@@ -22,7 +29,7 @@ import (
 // Log files are written over older ones, so a chunk with another log's number is not part of the stream. A log that was
 // closed ends with a header of zeros with the type recyclable-full and the number of the log after it.
 const (
-	chunkBlock      = 32 << 10
+	Block           = 32 << 10
 	plainHeader     = 7
 	recycledHeader  = 11
 	syncedHeader    = 19
@@ -37,7 +44,7 @@ func place(kind byte) (first, last bool) {
 	return in < 2, in == 0 || in == 3
 }
 
-func headerSize(kind byte) int {
+func HeaderSize(kind byte) int {
 	switch {
 	case kind >= firstSynced:
 		return syncedHeader
@@ -47,19 +54,21 @@ func headerSize(kind byte) int {
 	return plainHeader
 }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 func unmask(v uint32) uint32 { return bits.RotateLeft32(v-0xa282ead8, 15) }
 
-// chunkAt reads the chunk at the beginning of b and returns its length, or 0 when there is none that is right.
-func chunkAt(b []byte, number uint32) (length int) {
+// At reads the chunk at the beginning of b and returns its length, or 0 when there is none that is right.
+func At(b []byte, number uint32) (length int) {
 	if len(b) < plainHeader || b[6] == 0 || b[6] > lastChunkType {
 		return 0
 	}
-	header := headerSize(b[6])
+	header := HeaderSize(b[6])
 	end := header + int(binary.LittleEndian.Uint16(b[4:]))
 	if end > len(b) || header > plainHeader && binary.LittleEndian.Uint32(b[7:]) != number {
 		return 0
 	}
-	if unmask(binary.LittleEndian.Uint32(b)) != crc32.Checksum(b[6:end], crc32c) {
+	if unmask(binary.LittleEndian.Uint32(b)) != crc32.Checksum(b[6:end], castagnoli) {
 		return 0
 	}
 	return end
@@ -71,7 +80,7 @@ func flipped(b []byte, number uint32) (bit int, chunk []byte) {
 	b = bytes.Clone(b)
 	try := func(i int) bool {
 		b[i/8] ^= 1 << (i % 8)
-		if n := chunkAt(b, number); n > i/8 {
+		if n := At(b, number); n > i/8 {
 			bit, chunk = i, b[:n]
 			return true
 		}
@@ -86,13 +95,13 @@ func flipped(b []byte, number uint32) (bit int, chunk []byte) {
 	if len(b) < plainHeader || b[6] == 0 || b[6] > lastChunkType {
 		return 0, nil
 	}
-	end := headerSize(b[6]) + int(binary.LittleEndian.Uint16(b[4:]))
+	end := HeaderSize(b[6]) + int(binary.LittleEndian.Uint16(b[4:]))
 	if end > len(b) {
 		return 0, nil
 	}
 	// A CRC is linear: the difference that one bit makes depends on nothing but its distance from the end, and is found
 	// by shifting from the last bit to the first.
-	wrong := unmask(binary.LittleEndian.Uint32(b)) ^ crc32.Checksum(b[6:end], crc32c)
+	wrong := unmask(binary.LittleEndian.Uint32(b)) ^ crc32.Checksum(b[6:end], castagnoli)
 	difference := uint32(crc32.Castagnoli)
 	for i := end*8 - 1; i >= 6*8; i-- {
 		if difference == wrong && try(i) {
@@ -107,27 +116,28 @@ func flipped(b []byte, number uint32) (bit int, chunk []byte) {
 	return 0, nil
 }
 
-// damage is a place in a stream of chunks that is not what was written.
-type damage struct {
-	offset int64
-	what   string
-	// record is what the bytes belong to, repaired, where that was possible; within is where in it they are, or -1 for
+// Damage is a place in a stream of chunks that is not what was written.
+type Damage struct {
+	// Offset in the file, and What is wrong there.
+	Offset int64
+	What   string
+	// Record is what the bytes belong to, repaired, where that was possible; Within is where in it they are, or -1 for
 	// the header of a chunk.
-	record []byte
-	within int
+	Record []byte
+	Within int
 }
 
 // collector puts the records together again, to tell what damaged chunks belong to.
 type collector struct {
 	record  []byte
 	whole   bool // from its first chunk on
-	damaged []damage
-	fn      func(damage)
+	damaged []Damage
+	fn      func(Damage)
 }
 
 // chunk takes the next chunk of the stream, with the damage that was repaired in it.
-func (c *collector) chunk(b []byte, repaired *damage) {
-	header := headerSize(b[6])
+func (c *collector) chunk(b []byte, repaired *Damage) {
+	header := HeaderSize(b[6])
 	first, last := place(b[6])
 	if first {
 		c.cut()
@@ -135,10 +145,10 @@ func (c *collector) chunk(b []byte, repaired *damage) {
 	}
 	if repaired != nil {
 		d := *repaired
-		if d.within -= header; d.within < 0 {
-			d.within = -1
+		if d.Within -= header; d.Within < 0 {
+			d.Within = -1
 		} else {
-			d.within += len(c.record)
+			d.Within += len(c.record)
 		}
 		c.damaged = append(c.damaged, d)
 	}
@@ -146,7 +156,7 @@ func (c *collector) chunk(b []byte, repaired *damage) {
 	if last {
 		for i := range c.damaged {
 			if c.whole {
-				c.damaged[i].record = c.record
+				c.damaged[i].Record = c.record
 			}
 		}
 		c.cut()
@@ -161,20 +171,20 @@ func (c *collector) cut() {
 	c.record, c.damaged, c.whole = c.record[:0], c.damaged[:0], false
 }
 
-// readChunks reads a stream of chunks to its end. A torn end is no damage; where something is wrong before the end, or
+// Read reads a stream of chunks to its end. A torn end is no damage; where something is wrong before the end, or
 // the end is wrong by one bit only, it is. number is that of the log, 0 for a manifest.
-func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error {
-	buf := make([]byte, chunkBlock)
+func Read(r io.ReaderAt, size int64, number uint32, fn func(Damage)) error {
+	buf := make([]byte, Block)
 	c := &collector{fn: fn}
 	defer c.cut()
-	for at := int64(0); at < size; at += chunkBlock {
+	for at := int64(0); at < size; at += Block {
 		block, err := readBlock(r, size, at, buf)
 		if err != nil {
 			return err
 		}
 		for p := 0; p+plainHeader <= len(block); {
 			b := block[p:]
-			if n := chunkAt(b, number); n > 0 {
+			if n := At(b, number); n > 0 {
 				c.chunk(b[:n], nil)
 				p += n
 				continue
@@ -182,11 +192,11 @@ func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error
 			if ended(b, number) {
 				return nil
 			}
-			if left := len(block) - p; len(block) == chunkBlock && left < syncedHeader && len(bytes.Trim(b, "\x00")) == 0 {
+			if left := len(block) - p; len(block) == Block && left < syncedHeader && len(bytes.Trim(b, "\x00")) == 0 {
 				break // too little room for a header: the next block
 			}
 			if bit, chunk := flipped(b, number); chunk != nil && !maybeTorn(b, bit/8, len(chunk)) {
-				c.chunk(chunk, &damage{offset: at + int64(p) + int64(bit/8), what: fmt.Sprintf("bit %d is flipped", bit%8), within: bit / 8})
+				c.chunk(chunk, &Damage{Offset: at + int64(p) + int64(bit/8), What: fmt.Sprintf("bit %d is flipped", bit%8), Within: bit / 8})
 				p += len(chunk)
 				continue
 			}
@@ -195,13 +205,13 @@ func readChunks(r io.ReaderAt, size int64, number uint32, fn func(damage)) error
 				return err
 			}
 			c.cut()
-			fn(damage{offset: at + int64(p), what: fmt.Sprintf("the bytes up to offset %d are not what was written there", later)})
+			fn(Damage{Offset: at + int64(p), What: fmt.Sprintf("the bytes up to offset %d are not what was written there", later)})
 			// go on in the block of the later chunk; what comes before it there is not looked at
-			at = later / chunkBlock * chunkBlock
+			at = later / Block * Block
 			if block, err = readBlock(r, size, at, buf); err != nil {
 				return err
 			}
-			p = int(later % chunkBlock)
+			p = int(later % Block)
 		}
 	}
 	return nil
@@ -233,7 +243,7 @@ func ended(b []byte, number uint32) bool {
 func provenLater(r io.ReaderAt, size, at int64, p int, block []byte, number uint32) (int64, error) {
 	bad := at + int64(p)
 	proof := func(b []byte) bool {
-		if chunkAt(b, number) == 0 {
+		if At(b, number) == 0 {
 			return false
 		}
 		if number == 0 {
@@ -246,14 +256,14 @@ func provenLater(r io.ReaderAt, size, at int64, p int, block []byte, number uint
 			return at + int64(q), nil
 		}
 	}
-	buf := make([]byte, chunkBlock)
-	for at += chunkBlock; at < size; at += chunkBlock {
+	buf := make([]byte, Block)
+	for at += Block; at < size; at += Block {
 		block, err := readBlock(r, size, at, buf)
 		if err != nil {
 			return 0, err
 		}
 		for q := 0; q+plainHeader <= len(block); {
-			n := chunkAt(block[q:], number)
+			n := At(block[q:], number)
 			if n == 0 {
 				break
 			}
