@@ -115,7 +115,9 @@ func shardOfGrain(grain string) int {
 	return int(h.Sum32() % fakeShards)
 }
 
-func (f *fakeServer) apply(p *fakeProducer, epoch uint64, links *[fakeShards]uint64, r *granaryv1.PublishStreamRequest) *granaryv1.BatchResult {
+func (f *fakeServer) apply(
+	p *fakeProducer, epoch uint64, links *[fakeShards]uint64, r *granaryv1.PublishStreamRequest,
+) *granaryv1.BatchResult {
 	result := &granaryv1.BatchResult{Batch: r.Batch, Events: uint32(len(r.Events))}
 	except := func(i int, st *rpcstatus.Status) {
 		result.Exceptions = append(result.Exceptions, &granaryv1.BatchException{Index: uint32(i), Result: &granaryv1.Result{Status: st}})

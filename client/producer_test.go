@@ -110,7 +110,8 @@ func TestOutcomes(t *testing.T) {
 		}
 	}
 	var batch BatchResult
-	if err := p.PublishBatch(t.Context(), []*granaryv1.Event{grainEvent(0, 0), grainEvent(0, 1)}, func(r BatchResult) { batch = r }); err != nil {
+	two := []*granaryv1.Event{grainEvent(0, 0), grainEvent(0, 1)}
+	if err := p.PublishBatch(t.Context(), two, func(r BatchResult) { batch = r }); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Flush(t.Context()); err != nil {

@@ -218,6 +218,7 @@ func (g *Gateway) newGRPC() *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleTimeout, Time: l.PingAfter, Timeout: l.PingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
+		grpc.UnknownServiceHandler(unknownMethod),
 	)
 	g.register(s)
 	healthpb.RegisterHealthServer(s, g.health)

@@ -213,3 +213,5 @@ func publishBody(events ...*granaryv1.Event) string {
 	}
 	return out.String()
 }
+
+func reader(s string) io.Reader { return strings.NewReader(s) }

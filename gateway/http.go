@@ -305,7 +305,7 @@ func (protoCodec) Unmarshal(data []byte, v any) error {
 		case in.refusal != nil && in.refusal.Reason == answer.TooManyEvents:
 			return errManyEvents
 		case in.refusal != nil:
-			return in.refusal
+			return errors.New(in.refusal.Violations[0].Description)
 		case len(in.Deep) > 0:
 			return errNesting
 		}

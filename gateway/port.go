@@ -3,7 +3,9 @@ package gateway
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +26,7 @@ type port struct {
 	sniffers sync.WaitGroup
 	mu       sync.Mutex
 	sniffed  map[net.Conn]struct{} // connections whose first bytes are awaited
+	served   map[string]*conn      // connections of HTTP/2 by their remote address
 	listener net.Listener
 	closed   bool
 	// lastRefusal is when a refused connection was last logged, in Unix nanoseconds: a flood must not flood the log too.
@@ -31,7 +34,7 @@ type port struct {
 }
 
 func newPort(l Limits, log *slog.Logger, m *metrics) *port {
-	return &port{limits: l, log: log, metrics: m, http1: newDoor(), http2: newDoor(), sniffed: map[net.Conn]struct{}{}}
+	return &port{limits: l, log: log, metrics: m, http1: newDoor(), http2: newDoor(), sniffed: map[net.Conn]struct{}{}, served: map[string]*conn{}}
 }
 
 // accept serves a listener until close, and returns nil then.
@@ -122,9 +125,28 @@ func (p *port) sniff(c *conn) {
 	_ = c.SetReadDeadline(time.Time{})
 	c.ahead = buf[:have]
 	if have == len(buf) && string(buf) == preface {
+		p.mu.Lock()
+		p.served[c.RemoteAddr().String()] = c
+		p.mu.Unlock()
 		p.http2.let(c)
 	} else {
 		p.http1.let(c)
+	}
+}
+
+// maxCuts is how many streams of one connection may be cut for not being read before the connection is. A cut stream
+// leaves up to 64 KiB behind that wait for its client, and HTTP/2 as grpc-go has it cannot take them back.
+const maxCuts = 8
+
+// blame notes that a stream was cut because its client does not read.
+func (p *port) blame(remote string) {
+	p.mu.Lock()
+	c := p.served[remote]
+	p.mu.Unlock()
+	if c != nil && c.cuts.Add(1) == maxCuts {
+		p.metrics.cutConnections.Inc()
+		p.log.Warn("cut a connection: too many of its streams were not read", "from", remote, "streams", maxCuts)
+		_ = c.Close()
 	}
 }
 
@@ -137,15 +159,13 @@ func (p *port) isClosed() bool {
 // close ends accept and cuts the connections that nobody serves yet.
 func (p *port) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return
-	}
 	p.closed = true
 	if p.listener != nil {
 		_ = p.listener.Close()
 	}
-	for c := range p.sniffed {
+	waiting := slices.Collect(maps.Keys(p.sniffed))
+	p.mu.Unlock()
+	for _, c := range waiting {
 		_ = c.Close()
 	}
 }
@@ -156,6 +176,7 @@ type conn struct {
 	port  *port
 	ahead []byte
 	once  sync.Once
+	cuts  atomic.Int32 // streams that were cut because nobody read them
 }
 
 // Read gives the bytes read ahead first.
@@ -173,8 +194,14 @@ func (c *conn) Read(b []byte) (int, error) {
 // Close closes the connection and makes room for another.
 func (c *conn) Close() error {
 	c.once.Do(func() {
-		c.port.open.Add(-1)
-		c.port.metrics.connections.Dec()
+		p, remote := c.port, c.RemoteAddr().String()
+		p.open.Add(-1)
+		p.metrics.connections.Dec()
+		p.mu.Lock()
+		if p.served[remote] == c {
+			delete(p.served, remote)
+		}
+		p.mu.Unlock()
 	})
 	return c.Conn.Close()
 }

@@ -91,7 +91,7 @@ func malformedEvents(refused []intake.Refused) *answer.Refusal {
 		r.Violations = append(r.Violations, other.Answer().Violations...)
 	}
 	if n := len(refused); n > 1 {
-		r.Message = fmt.Sprintf("%s (and %d more events are wrong)", r.Message, n-1)
+		r.Message = fmt.Sprintf("%s (%d events are wrong)", r.Message, n)
 	}
 	return &r
 }

@@ -53,15 +53,21 @@ func nested(n int) *structpb.Struct {
 	return &structpb.Struct{Fields: map[string]*structpb.Value{"x": v}}
 }
 
-// bomb is the wire form of a Struct that nests n levels, made without recursion.
+// bomb is the wire form of a Struct that nests n levels, made from the inside out and without recursion.
 func bomb(n int) []byte {
-	var out []byte
-	for range n { // Value{list_value: ListValue{values: …}}
-		out = protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), out)
-		out = protowire.AppendBytes(protowire.AppendTag(nil, 6, protowire.BytesType), out)
+	buf := make([]byte, 16*n+64)
+	at := len(buf)
+	wrap := func(field protowire.Number) {
+		head := protowire.AppendVarint(protowire.AppendTag(nil, field, protowire.BytesType), uint64(len(buf)-at))
+		at -= copy(buf[at-len(head):], head)
 	}
-	out = protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), out)
-	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), out)
+	for range n { // Value{list_value: ListValue{values: …}}
+		wrap(1)
+		wrap(6)
+	}
+	wrap(2) // the value in an entry of the map
+	wrap(1) // the entry
+	return buf[at:]
 }
 
 // descriptors is n levels of messages that hold themselves.
@@ -239,7 +245,7 @@ func TestLimitsAreInclusive(t *testing.T) {
 		"no fields":         {event("box/1", "Empty", "", &emptypb.Empty{})},
 		"epoch":             {func() *granaryv1.Event { e := charged("box/0", "", 1); e.Time = &timestamppb.Timestamp{}; return e }()},
 		"deep payload":      {event("box/1", "DescriptorProto", "", descriptors(60))},
-		"deep JSON":         {{Grain: "box/1", Type: "Struct", Payload: &granaryv1.Event_Json{Json: nested(60)}}},
+		"deep JSON":         {{Grain: "box/1", Type: "Struct", Payload: &granaryv1.Event_Json{Json: nested(25)}}},
 		"empty JSON":        {withJSON("Empty", "{}")},
 		"full name of type": {event("box/1", "granary.account.v1.Charged", "", &accountv1.Charged{})},
 		"int64 as string":   {withJSON("Charged", `{"amountCents":"9223372036854775807"}`)},

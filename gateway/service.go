@@ -47,6 +47,13 @@ func (g *Gateway) register(s *grpc.Server) {
 	s.RegisterService(&kinds, nil)
 }
 
+// unknownMethod answers what no service has.
+func unknownMethod(_ any, srv grpc.ServerStream) error {
+	name, _ := grpc.MethodFromServerStream(srv)
+	return &answer.Refusal{Code: codes.Unimplemented, Reason: answer.UnknownMethod,
+		Message: "there is no method " + answer.Text(name, 128) + "; reflection tells which there are"}
+}
+
 // unary is a method without events.
 func unary[M any, P interface {
 	*M

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 
 	"github.com/granary-dev/granary/gateway/answer"
 	"github.com/granary-dev/granary/gateway/intake"
@@ -121,7 +122,8 @@ func (s *stream) end(err error) {
 }
 
 // wait returns the status of the stream. When the sender does not get through with a response, it does not wait for it:
-// returning from the handler is what ends a blocked send.
+// returning from the handler is what ends a blocked send. The client finds the status behind the responses that it has
+// not read.
 func (s *stream) wait() error {
 	const looks = 4
 	look := time.NewTicker(max(s.g.opts.Limits.SendTimeout/looks, time.Millisecond))
@@ -142,6 +144,9 @@ func (s *stream) wait() error {
 			}
 			if stuck++; stuck >= looks {
 				s.g.metrics.cutStreams.Inc()
+				if client, ok := peer.FromContext(s.ctx); ok {
+					s.g.port.blame(client.Addr.String())
+				}
 				s.g.log.Warn("cut a publish stream: its client does not read the responses", "for", s.g.opts.Limits.SendTimeout)
 				return &answer.Refusal{Code: codes.ResourceExhausted, Reason: answer.SlowReader, RetryAfter: time.Second,
 					Message: "responses of this stream were not read for " + s.g.opts.Limits.SendTimeout.String() +

@@ -13,14 +13,16 @@
 // of their sequences and before anything new, exactly the events that have no outcome yet.
 //
 //   - A lost stream leaves the batches in flight without outcome, whole. Some were journaled; those are answered as
-//     duplicates.
-//   - An event answered UNAVAILABLE or RESOURCE_EXHAUSTED broke the chain of its shard: all later events to that shard on
-//     this stream will be refused too (reason PRODUCER_GAP), while those to other shards go on. So nothing new is sent,
-//     the stream is read on until the pause before the next attempt is over, and what then has no outcome is sent again
-//     under the next epoch. Of a batch that was answered in part only the rest is sent again, as one batch for each
-//     unbroken run of sequences. Events that were folded or refused for good are not: the chain of their shard is not
-//     the worse for it, because the first batch of an epoch may begin anywhere, and what the gateway refused once (a time
-//     too far in the future, say) might pass the second time, at a sequence that its shard has already left behind.
+//     duplicates. A server may also end the stream by itself when a shard does not take its part of a batch (leadership
+//     lost, too much to do): that batch and the ones behind it at that shard then stay without outcome.
+//   - Or it answers the events in question UNAVAILABLE or RESOURCE_EXHAUSTED. The chain of their shard is broken: all
+//     later events to that shard on this stream will be refused too (reason PRODUCER_GAP), while those to other shards go
+//     on. So nothing new is sent, the stream is read on until the pause before the next attempt is over, and what then has
+//     no outcome is sent again under the next epoch. Of a batch that was answered in part only the rest is sent again, as
+//     one batch for each unbroken run of sequences. Events that were folded or refused for good are not: the chain of
+//     their shard is not the worse for it, because the first batch of an epoch may begin anywhere, and what the gateway
+//     refused once (a time too far in the future, say) might pass the second time, at a sequence that its shard has
+//     already left behind.
 //   - The reason PRODUCER_FENCED means that someone opened a larger epoch of this producer. Going on would be a fight
 //     between two publishers, so the session stops.
 //

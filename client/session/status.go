@@ -61,7 +61,7 @@ func fatal(err error) error {
 	}
 	switch st.Code() {
 	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
-		codes.OutOfRange, codes.Unimplemented:
+		codes.OutOfRange, codes.Unimplemented, codes.DataLoss:
 		return err
 	case codes.FailedPrecondition:
 		switch reason(st) {

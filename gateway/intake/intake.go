@@ -296,7 +296,7 @@ func (in *Intake) payload(e *granaryv1.Event, out *actors.Event) *answer.Refusal
 		if bad = in.checks[out.Type].run(p.Protobuf, 1); bad == nil {
 			var err error
 			if out.Message, err = out.Type.Decode(p.Protobuf); err != nil {
-				bad = &fault{what: clean(err)}
+				bad = &fault{what: strings.TrimPrefix(clean(err), "not a "+out.Type.Name+": ")}
 			}
 			out.Payload = p.Protobuf
 		}

@@ -370,7 +370,10 @@ func (l *load) stream(ctx context.Context, number int) error {
 	return err
 }
 
-func (l *load) send(ctx context.Context, call grpc.ClientStream, number int, window chan struct{}, sentAt []atomic.Int64, sent *atomic.Int64) error {
+func (l *load) send(
+	ctx context.Context, call grpc.ClientStream, number int,
+	window chan struct{}, sentAt []atomic.Int64, sent *atomic.Int64,
+) error {
 	from := number * len(l.requests) / l.o.Streams
 	for batch := int64(1); ; batch++ {
 		now := time.Now()
