@@ -495,7 +495,7 @@ func (r *replica) checkBatch(b *actors.Batch) {
 		if string(e.Payload) != rec.payload || outcome != res.Outcome || rec.reason != res.Reason {
 			w.t.Fatalf("shard %d: %s seq %d: the answer is %v %q, the record says %v %q", r.id, name, res.Seq, res.Outcome, res.Reason, outcome, rec.reason)
 		}
-		if string(e.ID) != rec.id || e.Sequence != rec.sequence {
+		if e.ID != rec.id || e.Sequence != rec.sequence {
 			w.t.Fatalf("shard %d: %s seq %d is not the record of the event %q %d", r.id, name, res.Seq, e.ID, e.Sequence)
 		}
 		w.acked[name] = max(w.acked[name], res.Seq)

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -110,6 +114,7 @@ func BenchmarkStream(b *testing.B) {
 		for _, name := range []string{"ids", "producer"} {
 			b.Run(fmt.Sprintf("events=%d/%s", size, name), func(b *testing.B) {
 				g := New(Options{Catalog: catalog.Builtin(), Router: instant{routing.NewTable(64)}, Logger: quiet()})
+				defer g.Stop(context.Background())
 				s := &looped{messages: batchesOf(size, name == "producer"), last: uint64(b.N/size) + 1, producer: name == "producer"}
 				b.ReportAllocs()
 				b.ResetTimer()
@@ -119,4 +124,49 @@ func BenchmarkStream(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkUnary is Publish of one event by gRPC over loopback, 64 callers, the client's share included. One op is one
+// event.
+func BenchmarkUnary(b *testing.B) {
+	g := New(Options{Catalog: catalog.Builtin(), Router: instant{routing.NewTable(64)}, Logger: quiet()})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(l) }()
+	defer func() {
+		g.Stop(context.Background())
+		if err := <-served; err != nil {
+			b.Error(err)
+		}
+	}()
+	var clients []granaryv1.EventServiceClient
+	for range 4 {
+		c, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		clients = append(clients, granaryv1.NewEventServiceClient(c))
+	}
+	var batch granaryv1.PublishStreamRequest
+	if err := batch.UnmarshalVT(batchesOf(1, false)[0]); err != nil {
+		b.Fatal(err)
+	}
+	message := &granaryv1.PublishRequest{Events: batch.Events}
+	b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+	b.ReportAllocs()
+	b.ResetTimer()
+	var next atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		client := clients[next.Add(1)%int64(len(clients))]
+		for pb.Next() {
+			if _, err := client.Publish(context.Background(), message); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -36,6 +37,7 @@ func FuzzPublishJSON(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	g := New(Options{Catalog: catalog.Builtin(), Router: instant{routing.NewTable(8)}, Logger: quiet(), Now: func() time.Time { return time.Unix(1_800_000_000, 0) }})
+	f.Cleanup(func() { g.Stop(context.Background()) })
 	f.Fuzz(func(t *testing.T, body []byte) {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodPost, granaryv1connect.EventServicePublishProcedure, strings.NewReader(string(body)))

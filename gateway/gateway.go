@@ -114,6 +114,9 @@ const (
 	// streamWindow and connectionWindow are how much HTTP/2 clients may send ahead of us.
 	streamWindow     = 1 << 20
 	connectionWindow = 4 << 20
+	// callWorkers goroutines stay and take calls, because new ones grow their stack anew each time: a tenth of the CPU of
+	// a small call. Where all are busy, further calls and streams get goroutines of their own.
+	callWorkers = 64
 	// minPing is the shortest time between the pings of a client that we bear.
 	minPing = 5 * time.Second
 	// drainGrace is how long connections are given to close by themselves when everything is answered.
@@ -175,7 +178,8 @@ type Gateway struct {
 	stop    sync.Once
 }
 
-// New returns a gateway that does not serve yet. It panics when an option is missing or out of its range.
+// New returns a gateway that does not serve yet; Stop ends it even if it never does. It panics when an option is missing or
+// out of its range.
 func New(opts Options) *Gateway {
 	if opts.Catalog == nil || opts.Router == nil {
 		panic("gateway: Options need a Catalog and a Router")
@@ -219,6 +223,7 @@ func (g *Gateway) newGRPC() *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 		grpc.UnknownServiceHandler(unknownMethod),
+		grpc.NumStreamWorkers(callWorkers),
 	)
 	g.register(s)
 	healthpb.RegisterHealthServer(s, g.health)

@@ -77,31 +77,31 @@ type eventService struct {
 
 func (s eventService) Publish(ctx context.Context, req *connect.Request[granaryv1.PublishRequest]) (*connect.Response[granaryv1.PublishResponse], error) {
 	in := &eventBatch{Request: intake.Request{Events: req.Msg.GetEvents(), Bytes: req.Msg.SizeVT()}}
-	return answered(served(s.g, ctx, publishMethod, nil, in, s.g.publish))
+	return answered(served(ctx, s.g, publishMethod, nil, in, s.g.publish))
 }
 
 type grainService struct{ g *Gateway }
 
 func (s grainService) Get(ctx context.Context, req *connect.Request[granaryv1.GetRequest]) (*connect.Response[granaryv1.GetResponse], error) {
-	return answered(served(s.g, ctx, getMethod, nil, req.Msg, s.g.get))
+	return answered(served(ctx, s.g, getMethod, nil, req.Msg, s.g.get))
 }
 
 func (s grainService) History(ctx context.Context, req *connect.Request[granaryv1.HistoryRequest]) (*connect.Response[granaryv1.HistoryResponse], error) {
-	return answered(served(s.g, ctx, historyMethod, nil, req.Msg, s.g.history))
+	return answered(served(ctx, s.g, historyMethod, nil, req.Msg, s.g.history))
 }
 
 func (s grainService) List(ctx context.Context, req *connect.Request[granaryv1.ListRequest]) (*connect.Response[granaryv1.ListResponse], error) {
-	return answered(served(s.g, ctx, listMethod, nil, req.Msg, s.g.list))
+	return answered(served(ctx, s.g, listMethod, nil, req.Msg, s.g.list))
 }
 
 type kindService struct{ g *Gateway }
 
 func (s kindService) List(ctx context.Context, req *connect.Request[granaryv1.KindServiceListRequest]) (*connect.Response[granaryv1.KindServiceListResponse], error) {
-	return answered(served(s.g, ctx, listKindsMethod, nil, req.Msg, s.g.listKinds))
+	return answered(served(ctx, s.g, listKindsMethod, nil, req.Msg, s.g.listKinds))
 }
 
 func (s kindService) Describe(ctx context.Context, req *connect.Request[granaryv1.DescribeRequest]) (*connect.Response[granaryv1.DescribeResponse], error) {
-	return answered(served(s.g, ctx, describeMethod, nil, req.Msg, s.g.describe))
+	return answered(served(ctx, s.g, describeMethod, nil, req.Msg, s.g.describe))
 }
 
 // answered is an answer in Connect's terms.
@@ -319,25 +319,18 @@ func (protoCodec) Unmarshal(data []byte, v any) error {
 // do. Two bytes of an empty event become hundreds in memory.
 func surveyJSON(data []byte) error {
 	depth, events := 0, 0
-	text := false
 	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case text:
-			if c == '\\' {
-				i++
-			} else if c == '"' {
-				text = false
-			}
-		case c == '"':
-			text = true
-		case c == '{' || c == '[':
-			if c == '{' && depth == 2 {
+		switch data[i] {
+		case '"':
+			i = endOfText(data, i)
+		case '{', '[':
+			if data[i] == '{' && depth == 2 {
 				events++
 			}
 			if depth++; depth > maxBodyNesting {
 				return errNesting
 			}
-		case c == '}' || c == ']':
+		case '}', ']':
 			depth--
 		}
 	}
@@ -345,4 +338,14 @@ func surveyJSON(data []byte) error {
 		return errManyEvents
 	}
 	return nil
+}
+
+// endOfText is where the text ends that begins at a place.
+func endOfText(data []byte, at int) int {
+	for at++; at < len(data) && data[at] != '"'; at++ {
+		if data[at] == '\\' {
+			at++
+		}
+	}
+	return at
 }

@@ -231,9 +231,8 @@ func TestLimitsAreInclusive(t *testing.T) {
 	for i := range 32 {
 		full.Headers[fmt.Sprintf("%0128d", i)] = strings.Repeat("v", 1024)
 	}
-	large := charged("box/large", "", 1)
 	payload := &accountv1.Charged{TransactionId: strings.Repeat("x", 4<<20-40)}
-	large = event("box/large", "Charged", "", payload)
+	large := event("box/large", "Charged", "", payload)
 	for large.SizeVT() < 4<<20 {
 		payload.TransactionId += strings.Repeat("x", 4<<20-large.SizeVT())
 		large = event("box/large", "Charged", "", payload)

@@ -23,7 +23,7 @@ func (g *Gateway) register(s *grpc.Server) {
 		if err := dec(&in); err != nil {
 			return nil, err
 		}
-		return served(g, ctx, publishMethod, in.refusal, &in.eventBatch, g.publish)
+		return served(ctx, g, publishMethod, in.refusal, &in.eventBatch, g.publish)
 	}}}
 	events.Streams = slices.Clone(events.Streams)
 	events.Streams[0].Handler = func(_ any, srv grpc.ServerStream) error { return g.publishStream(srv) }
@@ -64,13 +64,13 @@ func unary[M any, P interface {
 		if err := dec(&in); err != nil {
 			return nil, err
 		}
-		return served(g, ctx, of, in.refusal, P(&in.msg), f)
+		return served(ctx, g, of, in.refusal, P(&in.msg), f)
 	}}
 }
 
 // served answers one unary call, whichever way it came: it counts it, and sees to it that every error is a [answer.Refusal]
 // and that a bug ends one call and not the node.
-func served[P, R any](g *Gateway, ctx context.Context, of method, bad *answer.Refusal, req P, f func(context.Context, P) (R, error)) (out R, err error) {
+func served[P, R any](ctx context.Context, g *Gateway, of method, bad *answer.Refusal, req P, f func(context.Context, P) (R, error)) (out R, err error) {
 	start := time.Now()
 	defer func() {
 		code := codes.OK

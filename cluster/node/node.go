@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,6 +84,12 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if o.MemoryBudget == 0 {
 		o.MemoryBudget = 256 << 20
 	}
+	if o.Fatal == nil {
+		o.Fatal = func(msg string) {
+			fmt.Fprintln(os.Stderr, "granary: the store failed, the node stops:", msg)
+			os.Exit(1)
+		}
+	}
 	store, err := persistence.Open(persistence.Options{Dir: o.DataDir, FS: o.FS, Shards: o.Shards, ReserveBytes: o.ReserveBytes, Logger: o.Logger, Fatal: o.Fatal})
 	if err != nil {
 		return nil, err
@@ -105,11 +112,21 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	case <-n.ready:
 		return n, nil
 	case err := <-n.failed:
-		n.halt()
+		_ = n.end(true) // the first error is the one that matters
 		return nil, err
 	case <-ctx.Done():
-		n.halt()
+		_ = n.end(true) // the first error is the one that matters
 		return nil, fmt.Errorf("the shards did not begin to lead: %w", ctx.Err())
+	}
+}
+
+// stopped tells whether the goroutines are to end.
+func (n *Node) stopped() bool {
+	select {
+	case <-n.stop:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -225,8 +242,7 @@ func (n *Node) Publish(ctx context.Context, shard uint64, b *actors.Batch, wait 
 
 // Read implements [routing.Router].
 func (n *Node) Read(shard uint64, r *actors.Read) error {
-	n.shards[shard-1].post(r)
-	return nil
+	return n.shards[shard-1].read(r)
 }
 
 var _ routing.Router = (*Node)(nil)
@@ -251,29 +267,28 @@ func (n *Node) Drain(ctx context.Context) error {
 	}
 }
 
-// Close stops the node at once, writes a checkpoint and closes the store. Call Drain before it to let what was taken
-// come to its end.
+// Close stops the node at once, writes a checkpoint, answers whoever still waits that nothing is known, and closes the
+// store. Call Drain before it to let what was taken come to its end.
 func (n *Node) Close() error {
 	n.stopping.Store(true)
 	var err error
-	n.once.Do(func() { err = n.halt() })
+	n.once.Do(func() { err = n.end(true) })
 	return err
 }
 
-func (n *Node) halt() error {
+// end stops the goroutines, answers whoever waits, and closes the store.
+func (n *Node) end(checkpoint bool) error {
 	close(n.stop)
 	for _, r := range n.shards {
 		r.wakeUp()
 	}
 	n.commit.wakeUp()
 	n.wg.Wait()
-	n.system.Shutdown()
 	var errs []error
 	for _, r := range n.shards {
-		if r.failure() == nil {
-			errs = append(errs, r.shard.Close())
-		}
+		errs = append(errs, r.close(checkpoint))
 	}
+	n.system.Shutdown()
 	errs = append(errs, n.store.Close())
 	return errors.Join(errs...)
 }
@@ -282,15 +297,7 @@ func (n *Node) halt() error {
 // file system below.
 func (n *Node) Kill() {
 	n.stopping.Store(true)
-	n.once.Do(func() {
-		close(n.stop)
-		for _, r := range n.shards {
-			r.wakeUp()
-		}
-		n.commit.wakeUp()
-		n.wg.Wait()
-		_ = n.store.Close()
-	})
+	n.once.Do(func() { _ = n.end(false) })
 }
 
 // Stats are counters of the whole node.

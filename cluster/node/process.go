@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -50,7 +49,7 @@ func Serve(ctx context.Context, o ProcessOptions) (*Process, error) {
 	if o.Metrics {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-		g.Metrics, g.MetricsHandler = registry, http.Handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+		g.Metrics, g.MetricsHandler = registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	}
 	p := &Process{node: n, gate: gateway.New(g), listener: listener, served: make(chan error, 1), done: make(chan error, 1), closed: make(chan struct{})}
 	go func() { p.served <- p.gate.Serve(listener) }()

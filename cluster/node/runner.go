@@ -9,8 +9,12 @@ import (
 	"github.com/granary-dev/granary/cluster/routing"
 )
 
-// maxQueued is how many client events may wait for a shard's goroutine.
-const maxQueued = 8192
+// Limits of what may wait for a shard: client events in its queue and their bytes, and reads that have no answer.
+const (
+	maxQueued      = 8192
+	maxQueuedBytes = 8 << 20
+	maxReads       = 16 << 10
+)
 
 // runner drives the machine of one shard on a goroutine of its own.
 type runner struct {
@@ -21,6 +25,9 @@ type runner struct {
 	mu         sync.Mutex
 	queue      []any
 	queued     int // client events in the queue
+	bytes      int // of those
+	reads      int // that have no answer
+	closed     bool
 	sleeping   bool
 	overloaded bool
 	room       chan struct{} // closed when there is room again
@@ -35,8 +42,8 @@ func newRunner(n *Node, id uint64) *runner {
 	return &runner{node: n, id: id, wake: make(chan struct{}, 1)}
 }
 
-// post queues an input. What is posted is bounded by those who post: sends by the outbox's limits, reads by the
-// gateway's connections, commits by what was proposed.
+// post queues an input. What is posted is bounded by those who post: sends by the outbox's limits, commits by what was
+// proposed.
 func (r *runner) post(input any) {
 	r.mu.Lock()
 	r.queue = append(r.queue, input)
@@ -48,13 +55,38 @@ func (r *runner) post(input any) {
 	}
 }
 
+// read queues a client's read when there is room.
+func (r *runner) read(rd *actors.Read) error {
+	r.mu.Lock()
+	if r.closed || r.reads >= maxReads {
+		defer r.mu.Unlock()
+		if r.closed {
+			return routing.ErrStopping
+		}
+		return routing.ErrOverloaded
+	}
+	r.reads++
+	r.mu.Unlock()
+	r.post(rd)
+	return nil
+}
+
 // publish queues a client's batch when there is room.
 func (r *runner) publish(ctx context.Context, b *actors.Batch, wait bool) error {
+	bytes := 0
+	for i := range b.Events {
+		bytes += len(b.Events[i].Payload)
+	}
 	for {
 		r.mu.Lock()
-		if !r.overloaded && (r.queued == 0 || r.queued+len(b.Events) <= maxQueued) {
+		if r.closed {
+			r.mu.Unlock()
+			return routing.ErrStopping
+		}
+		if !r.overloaded && (r.queued == 0 || r.queued+len(b.Events) <= maxQueued && r.bytes+bytes <= maxQueuedBytes) {
 			r.queue = append(r.queue, b)
 			r.queued += len(b.Events)
+			r.bytes += bytes
 			wake := r.sleeping
 			r.sleeping = false
 			r.mu.Unlock()
@@ -106,26 +138,19 @@ func (r *runner) run() {
 	led := false
 	for {
 		r.mu.Lock()
-		for len(r.queue) == 0 {
-			select {
-			case <-r.node.stop:
-				r.mu.Unlock()
-				return
-			default:
-			}
+		for !r.node.stopped() && len(r.queue) == 0 {
 			r.sleeping = true
 			r.mu.Unlock()
 			<-r.wake
 			r.mu.Lock()
 		}
-		inputs := r.queue
-		r.queue, r.queued = spare[:0], 0
-		r.mu.Unlock()
-		select {
-		case <-r.node.stop:
-			return
-		default:
+		if r.node.stopped() {
+			r.mu.Unlock()
+			return // close answers what is queued
 		}
+		inputs := r.queue
+		r.queue, r.queued, r.bytes = spare[:0], 0, 0
+		r.mu.Unlock()
 		now := r.node.now()
 		for _, in := range inputs {
 			if _, send := in.(*actors.Inbound); send && !led && r.failure() == nil {
@@ -160,7 +185,10 @@ func (r *runner) step(now int64, in any, fx *actors.Effects) {
 		return
 	}
 	if err := r.failure(); err != nil {
-		r.refuse(in, err, fx)
+		refuse(in, actors.Corrupt, err.Error(), fx)
+		if in, ok := in.(*actors.Inbound); ok {
+			fx.Acks = append(fx.Acks, &actors.Ack{From: r.id, To: in.From, Lineage: in.Lineage, Refused: true})
+		}
 		return
 	}
 	if err := r.shard.Step(now, in, fx); err != nil {
@@ -173,17 +201,15 @@ func (r *runner) step(now int64, in any, fx *actors.Effects) {
 // settle tells, once, that the shard leads or never will.
 func (r *runner) settle() { r.settled.Do(r.node.settled) }
 
-// refuse answers for a shard in quarantine.
-func (r *runner) refuse(in any, err error, fx *actors.Effects) {
+// refuse answers a client for a shard that cannot.
+func refuse(in any, o actors.Outcome, why string, fx *actors.Effects) {
 	switch in := in.(type) {
 	case *actors.Batch:
-		in.Refused, in.Why = actors.Corrupt, err.Error()
+		in.Refused, in.Why, in.Results = o, why, nil
 		fx.Batches = append(fx.Batches, in)
 	case *actors.Read:
-		in.Failed, in.Why = actors.Corrupt, err.Error()
+		in.Failed, in.Why = o, why
 		fx.Reads = append(fx.Reads, in)
-	case *actors.Inbound:
-		fx.Acks = append(fx.Acks, &actors.Ack{From: r.id, To: in.From, Lineage: in.Lineage, Refused: true})
 	}
 }
 
@@ -214,7 +240,7 @@ func (r *runner) report() {
 	} else {
 		r.overloaded = false
 	}
-	if r.room != nil && !r.overloaded && r.queued < maxQueued {
+	if r.room != nil && !r.overloaded && r.queued < maxQueued && r.bytes < maxQueuedBytes {
 		close(r.room)
 		r.room = nil
 	}
@@ -234,13 +260,43 @@ func (r *runner) do(fx *actors.Effects) {
 	for _, a := range fx.Acks {
 		r.node.shards[a.To-1].post(a)
 	}
+	r.answer(fx)
+	fx.Reset()
+}
+
+func (r *runner) answer(fx *actors.Effects) {
+	if len(fx.Reads) > 0 {
+		r.mu.Lock()
+		r.reads -= len(fx.Reads)
+		r.mu.Unlock()
+	}
 	for _, b := range fx.Batches {
 		b.Done(b)
 	}
 	for _, rd := range fx.Reads {
 		rd.Done(rd)
 	}
-	fx.Reset()
+}
+
+// close writes a last checkpoint if it is asked to, and answers whoever still waits. The goroutine of the shard has ended.
+func (r *runner) close(checkpoint bool) (err error) {
+	var fx actors.Effects
+	if r.failure() == nil {
+		if checkpoint {
+			err = r.shard.Close()
+		}
+		r.shard.Abandon(&fx)
+	}
+	r.mu.Lock()
+	r.closed = true
+	queue := r.queue
+	r.queue = nil
+	r.mu.Unlock()
+	for _, in := range queue {
+		refuse(in, actors.Unavailable, routing.ErrStopping.Error(), &fx)
+	}
+	r.answer(&fx)
+	return err
 }
 
 // quietly asks a shard whether all is done.

@@ -10,6 +10,7 @@ package replication
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -158,12 +159,11 @@ func (h *Host) begin(g *group) error {
 	if !g.barrier {
 		return nil
 	}
-	switch err := g.node.Propose(nil); err {
-	case nil:
+	err := g.node.Propose(nil)
+	if err == nil {
 		g.barrier = false
 		g.last++
-	case raft.ErrProposalDropped:
-	default:
+	} else if !errors.Is(err, raft.ErrProposalDropped) {
 		return fmt.Errorf("shard %d: %w", g.shard, err)
 	}
 	return nil

@@ -45,8 +45,8 @@ func TestPositions(t *testing.T) {
 }
 
 func TestBadPositions(t *testing.T) {
-	for _, s := range []string{"A", "AQ", "!", "AQesAgU=", "AQesAg", "AQesAgUA", "AgesAgU", "AQcAAA", "AQeAAQCA", strings.Repeat("A", 1000), "AQesAgV",
-		"AQeAgICAgICAgICAAgU", "AQes gU", "AQGshICAgICAgICAAf____8f"} {
+	for _, s := range []string{"A", "AQ", "!", "\n", "AQes\nAgU", "AQesAgU=", "AQesAg", "AQesAgUA", "AgesAgU", "AQcAAA", "AQeAAQCA", strings.Repeat("A", 1000), "AQesAgV",
+		"\n", "AQesAgU\n", "AQeAgICAgICAgICAAgU", "AQes gU", "AQGshICAgICAgICAAf____8f"} {
 		if p, err := answer.ParsePosition(s); !errors.Is(err, answer.ErrPosition) {
 			t.Errorf("%q reads as %v, %v", s, p, err)
 		}

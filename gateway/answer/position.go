@@ -49,6 +49,9 @@ func ParsePosition(s string) (entry.Position, error) {
 	if err != nil {
 		return entry.Position{}, fmt.Errorf("%w: %w", ErrPosition, err)
 	}
+	if len(raw) == 0 { // the decoder skips line breaks
+		return entry.Position{}, fmt.Errorf("%w: nothing in it", ErrPosition)
+	}
 	if raw[0] != positionFormat {
 		return entry.Position{}, fmt.Errorf("%w: of format %d, this version knows %d", ErrPosition, raw[0], positionFormat)
 	}

@@ -63,9 +63,9 @@ func Batch(b *actors.Batch) *Refusal {
 	}
 	switch b.Refused {
 	case actors.Fenced:
-		r.With("producer", b.Link.Producer).With("epoch", strconv.FormatUint(b.Epoch, 10))
+		return r.With("producer", b.Link.Producer).With("epoch", strconv.FormatUint(b.Epoch, 10))
 	case actors.Gap:
-		r.With("producer", b.Link.Producer).With("watermark", strconv.FormatUint(b.Watermark, 10))
+		return r.With("producer", b.Link.Producer).With("watermark", strconv.FormatUint(b.Watermark, 10))
 	}
 	return r
 }

@@ -80,7 +80,6 @@ type world struct {
 type ack struct {
 	grain string
 	seq   uint64 // 0: not told
-	cents int64
 }
 
 // Run runs one seed.
@@ -250,8 +249,9 @@ func (w *world) producer(n int, rnd *rand.Rand) {
 		events        []*granaryv1.Event
 	}
 	var (
-		epoch, number, sequence uint64 = 0, 0, 1
-		unanswered              []*batch
+		epoch, number uint64
+		sequence      uint64 = 1
+		unanswered    []*batch
 	)
 	for {
 		conn, generation, ok := w.up()

@@ -84,9 +84,9 @@ func (l *memoryLife) Bury() error {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
 	l.gate.Stop(now)
-	<-l.served
+	err := <-l.served
 	l.node.Kill()
-	return nil
+	return err
 }
 
 // Settle implements [Life].
@@ -102,6 +102,5 @@ func (l *memoryLife) Stop(ctx context.Context) error {
 	defer cancel()
 	err := l.conn.Close()
 	l.gate.Stop(ctx)
-	<-l.served
-	return errors.Join(err, l.node.Close())
+	return errors.Join(err, <-l.served, l.node.Close())
 }

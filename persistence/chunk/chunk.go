@@ -44,6 +44,7 @@ func place(kind byte) (first, last bool) {
 	return in < 2, in == 0 || in == 3
 }
 
+// HeaderSize is the size of the header of a chunk of this type.
 func HeaderSize(kind byte) int {
 	switch {
 	case kind >= firstSynced:
