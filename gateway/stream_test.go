@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/cluster/routing"
@@ -184,22 +186,28 @@ func TestStreamIsNotReadBeyondItsWindow(t *testing.T) {
 	<-sent
 }
 
-// TestStreamKeepsWhatIsOnItsWay: the stream uses its memory again, but never what a shard still looks at.
+// TestStreamKeepsWhatIsOnItsWay: the stream uses its memory again, but never what a shard still looks at. The events are
+// so large that gRPC uses the memory they came in again, too.
 func TestStreamKeepsWhatIsOnItsWay(t *testing.T) {
 	n := start(t)
 	n.set(func(m *memory) { m.hold = true })
 	w := n.stream(t)
+	text := func(i int) string { return strings.Repeat(fmt.Sprintf("%04d", i), 1000) }
 	for i := range 200 {
-		w.batch(uint64(1+i), 0, charged(fmt.Sprintf("box/%d", i), fmt.Sprintf("id%d", i), int64(i)))
+		w.batch(uint64(1+i), 0, event(fmt.Sprintf("box/%d", i), "Charged", fmt.Sprintf("id%d", i), &accountv1.Charged{TransactionId: text(i), AmountCents: int64(i)}))
 	}
 	eventually(t, "all wait", func() bool { return n.waiting() == 200 })
 	n.release()
 	w.until(200)
 	n.set(func(m *memory) {
 		for i := range 200 {
-			r := m.grains[fmt.Sprintf("box/%d", i)]
-			if r == nil || len(r.records) != 1 || string(r.records[0].ID) != fmt.Sprintf("id%d", i) || r.state.(*accountv1.Account).Cents != int64(i) {
-				t.Fatalf("grain %d: %+v", i, r)
+			g := m.grains[fmt.Sprintf("box/%d", i)]
+			if g == nil || len(g.records) != 1 || g.state.(*accountv1.Account).Cents != int64(i) {
+				t.Fatalf("grain %d: %+v", i, g)
+			}
+			e := &accountv1.Charged{}
+			if err := proto.Unmarshal(g.records[0].Payload, e); err != nil || e.TransactionId != text(i) || string(g.records[0].ID) != fmt.Sprintf("id%d", i) {
+				t.Fatalf("grain %d was journaled as %v, %v", i, &g.records[0], err)
 			}
 		}
 	})
@@ -709,4 +717,60 @@ func TestStopDoesNotWaitForEver(t *testing.T) {
 	if f := w.end(); f.code != codes.Unavailable {
 		t.Errorf("%+v", f)
 	}
+}
+
+// TestNothingIsLeftOfStreams: however a stream ends, it leaves no goroutine, no place among the streams, and nothing of
+// the budget that all share.
+func TestNothingIsLeftOfStreams(t *testing.T) {
+	figures := prometheus.NewRegistry()
+	n := start(t, func(o *gateway.Options) {
+		o.Limits.InFlight, o.Limits.Window, o.Metrics = 16<<20, 4, figures
+	})
+	large := func(i int) *granaryv1.Event {
+		return event("box/1", "Charged", fmt.Sprint(i), &accountv1.Charged{TransactionId: strings.Repeat("x", 3<<20)})
+	}
+	// More than the budget over the life of one stream.
+	w := n.stream(t)
+	for i := range 8 {
+		w.batch(uint64(i+1), 0, large(i))
+	}
+	w.until(8)
+	if err := w.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if f := w.end(); f.code != codes.OK {
+		t.Errorf("%+v", f)
+	}
+	// More than the budget in streams that end without an answer, refused or canceled with a full window.
+	for i := range 8 {
+		n.set(func(m *memory) {
+			m.refuse = func(_ uint64, b *actors.Batch) { b.Refused, b.Why = actors.Unavailable, "no leader" }
+		})
+		w := n.stream(t)
+		w.open(fmt.Sprint(i), 1)
+		w.batch(1, 1, large(i))
+		if f := w.end(); f.reason != "SHARD_UNAVAILABLE" {
+			t.Errorf("%+v", f)
+		}
+		n.set(func(m *memory) { m.refuse, m.hold = nil, true })
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := n.events.PublishStream(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range uint64(4) {
+			e := charged("box/1", "", 1)
+			if j == 0 {
+				e = large(i)
+			}
+			if err := s.Send(&granaryv1.PublishStreamRequest{Batch: j + 1, Events: []*granaryv1.Event{e}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the window is full", func() bool { return n.waiting() == 4 })
+		cancel()
+		eventually(t, "the stream is gone", func() bool { return figure(t, figures, "granary_gateway_streams") == 0 })
+		n.release()
+	}
+	n.publish(t, large(100))
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -140,7 +141,20 @@ func TestPayloadIsKeptAsItCame(t *testing.T) {
 	}
 }
 
-// TestJSONAndProtobufAreOneEvent.
+// TestKeysLeaveTheRequest: a grain may stay in memory under its key for long, and a request of megabytes must not stay
+// with it.
+func TestKeysLeaveTheRequest(t *testing.T) {
+	e := event("some-key", "Charged", nil)
+	g := intake.NewGroup()
+	if r := taker.Take(&intake.Request{Events: []*granaryv1.Event{e}}, now, g); r != nil {
+		t.Fatal(r)
+	}
+	if key := g.Parts[0].Batch.Events[0].Key; key != "some-key" || unsafe.StringData(key) == unsafe.StringData(e.Grain[len("box/"):]) {
+		t.Errorf("%q is a part of the request", key)
+	}
+}
+
+// TestJSONAndProtobufAreOneEvent: which form a client takes makes no difference to a shard.
 func TestJSONAndProtobufAreOneEvent(t *testing.T) {
 	for _, m := range []proto.Message{
 		&accountv1.Charged{TransactionId: "t", AmountCents: math.MaxInt64},
