@@ -10,6 +10,9 @@ import (
 	"github.com/granary-dev/granary/persistence/entry"
 )
 
+// searched is among how many of a grain's records the first result of an old duplicate is looked for.
+const searched = 4096
+
 // producer is what the shard knows of a producer, with what is not committed yet.
 type producer struct {
 	*persistence.Producer
@@ -219,11 +222,17 @@ func (s *Shard) finish(b *Batch, fx *Effects) {
 	var data []byte
 	var at uint64
 	for _, d := range b.duplicates {
-		if d.index == 0 {
-			continue // too old to be known in detail: it was journaled, that is all
-		}
 		var err error
-		if at != d.index {
+		if d.index == 0 {
+			var all bool
+			if d.index, all, err = s.search(&b.Events[d.event], b.Link.Producer); err == nil && d.index == 0 {
+				if all {
+					b.Results[d.event] = neverHere(b.Events[d.event].Sequence)
+				}
+				continue // else too old to be known in detail: it was journaled, that is all
+			}
+		}
+		if err == nil && at != d.index {
 			data, err = s.index.Data(d.index)
 			at = d.index
 		}
@@ -239,6 +248,31 @@ func (s *Shard) finish(b *Batch, fx *Effects) {
 		r.Position.Lineage = s.index.Lineage()
 	}
 	fx.Batches = append(fx.Batches, b)
+}
+
+// search finds the entry of a producer's event among the newest records of its grain, for one that is older than what is
+// remembered of the producer; 0 when it is not there. all tells that there are no older records.
+func (s *Shard) search(e *Event, producer string) (found uint64, all bool, err error) {
+	head, err := s.index.Head(persistence.AppendGrain(s.keyBuf[:0], "", e.Kind.Name, e.Key))
+	if err != nil || head.Seq == 0 {
+		return 0, true, err
+	}
+	n := 0
+	err = persistence.Walk(s.index.Data, head.Last, "", e.Kind.Name, []byte(e.Key), func(index uint64, records []entry.Record) bool {
+		for i := range records {
+			if r := &records[i]; r.Producer == producer && r.Sequence == e.Sequence {
+				found = index
+			}
+		}
+		n += len(records)
+		return found == 0 && n < searched
+	})
+	return found, n < searched, err
+}
+
+// neverHere is the result of an event below the watermark that is no repetition.
+func neverHere(sequence uint64) Result {
+	return Result{Outcome: Conflict, Deduplicated: true, Reason: fmt.Sprintf("sequence %d is not above the producer's watermark, and was not published to this shard before", sequence)}
 }
 
 // first fills in the result that a duplicate had the first time.
@@ -259,7 +293,7 @@ func first(r *Result, e *Event, l *Link, d duplicate, data []byte) error {
 			return fmt.Errorf("index %d: %w", d.index, err)
 		}
 		if !more {
-			*r = Result{Outcome: Conflict, Deduplicated: true, Reason: fmt.Sprintf("sequence %d is not above the producer's watermark, and was not published to this shard before", e.Sequence)}
+			*r = neverHere(e.Sequence)
 			return nil
 		}
 		if !d.found && (rec.Producer != l.Producer || rec.Sequence != e.Sequence) {

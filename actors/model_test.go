@@ -310,15 +310,15 @@ func (w *world) checkSends() {
 	w.t.Helper()
 	for _, from := range w.shards {
 		for _, to := range w.shards {
-			var sent, got []string
+			var sent, got []modelReceived
 			for _, m := range from.model.order {
 				if s := from.model.sends[m]; s.to == to.id {
-					sent = append(sent, fmt.Sprintf("%v %s %q", m, s.grain, s.payload))
+					sent = append(sent, modelReceived{from.id, m, s.grain, s.payload})
 				}
 			}
 			for _, r := range to.model.received {
 				if r.lineage == from.id {
-					got = append(got, fmt.Sprintf("%v %s %q", r.mark, r.grain, r.payload))
+					got = append(got, r)
 				}
 			}
 			if !slices.Equal(sent, got) {

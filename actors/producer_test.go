@@ -50,3 +50,53 @@ func TestDuplicateWaitsHoweverLongTheQueue(t *testing.T) {
 		}
 	}
 }
+
+// TestOldDuplicateHasItsFirstResult: a client may have more batches without an answer than a shard remembers entries of
+// its producer. Whatever it repeats, it is told what became of it the first time.
+func TestOldDuplicateHasItsFirstResult(t *testing.T) {
+	w := newWorld(t, 1, 1, 8)
+	defer w.close()
+	w.shards[0].lead()
+	events := func(seq uint64) actors.Event {
+		words := "+x"
+		switch seq % 5 {
+		case 2:
+			words = "!no"
+		case 3:
+			words = "panic"
+		}
+		return w.numbered(seq, []string{"a", "b", "c"}[seq%3], words)
+	}
+	n := uint64(3 * persistence.RecentRuns)
+	var first []actors.Result
+	for seq := uint64(1); seq <= n; seq++ {
+		b := w.link(1, seq-1, events(seq))
+		w.publish(b)
+		w.settle() // an entry each
+		first = append(first, b.Results...)
+	}
+	w.shards[0].crash(0)
+	w.settle()
+	for seq := uint64(1); seq <= n; seq += 2 {
+		b := w.link(2, seq-1, events(seq), events(seq+1))
+		w.publish(b)
+		w.settle()
+		for i, r := range b.Results {
+			want := first[seq-1+uint64(i)]
+			want.Duplicate = true
+			if r != want {
+				t.Fatalf("sequence %d again: %+v, want %+v", seq+uint64(i), r, want)
+			}
+		}
+	}
+	// what was never published here is not made up
+	other := w.numbered(1, "c", "+x")
+	b := w.link(3, 0, other, w.numbered(4, "nobody", "+x"))
+	w.publish(b)
+	w.settle()
+	for i, r := range b.Results {
+		if r.Outcome != actors.Conflict {
+			t.Errorf("event %d: %+v", i, r)
+		}
+	}
+}

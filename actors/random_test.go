@@ -98,10 +98,10 @@ func (c *clients) words() string {
 	case 7:
 		return item + " now from"
 	case 8:
-		if rapid.IntRange(0, 4).Draw(c.t, "large") == 0 {
+		if rapid.IntRange(0, 9).Draw(c.t, "large") == 0 {
 			return item + " big:150000"
 		}
-		return item + strings.Repeat("-", 20_000)
+		return "!" + strings.Repeat("-", 20_000) // long to journal, and no longer state
 	}
 	return item
 }

@@ -58,7 +58,6 @@ func TestCheckpointsComeByThemselves(t *testing.T) {
 			t.Errorf("%+v", res)
 		}
 	}
-	w.checkStates()
 }
 
 // TestEntriesAreBounded: an open entry is closed at 64 KiB, however long the one before it takes.

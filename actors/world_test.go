@@ -40,6 +40,7 @@ type world struct {
 	now     int64
 
 	checkpoint int        // records, see actors.Config
+	unchecked  bool       // pages of history may end where they like
 	shards     []*replica // by id - 1
 	net        []packet
 	trace      func(format string, args ...any) // may be nil
@@ -567,6 +568,9 @@ func (r *replica) checkHistory(h *actors.History) {
 	more := len(want) > h.Limit
 	if more {
 		want = want[:h.Limit]
+	}
+	if w.unchecked {
+		return
 	}
 	if len(h.Records) != len(want) || h.More != more {
 		w.t.Fatalf("shard %d: the history of %s %d to %d has %d records and more=%t; want %d, %t", r.id, name, h.From, h.To, len(h.Records), h.More, len(want), more)

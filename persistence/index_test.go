@@ -263,7 +263,7 @@ func TestDerivedKeysAreThoseOfTheLog(t *testing.T) {
 			return l, x
 		}
 		l, x := open()
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
 			default:
 				e := a.write(t)
@@ -358,8 +358,8 @@ func (a *author) compare(x *Index) {
 	}
 	slices.SortFunc(want, func(a, b Listed) int { return strings.Compare(a.Key, b.Key) })
 	for _, prefix := range []string{"", "a", "0\xff", "nothing"} {
-		for _, after := range []string{"", "0", "a", "ab", "zz"} {
-			for _, limit := range []int{1, 2, 100} {
+		for _, after := range []string{"", "a", "zz"} {
+			for _, limit := range []int{2, 100} {
 				var w []Listed
 				for _, l := range want {
 					if strings.HasPrefix(l.Key, prefix) && (after == "" || l.Key > after) && len(w) < limit {
