@@ -19,6 +19,7 @@ type grainKey struct{ kind, key string }
 // an actor; only its shard posts to it.
 type activation struct {
 	pid      *actor.PID
+	mailbox  mailbox
 	kind     *grains.Definition // nil: only the head is known (an event for a kind that is not there)
 	name     grainKey
 	keyBytes []byte
@@ -39,10 +40,6 @@ type activation struct {
 
 // overhead is what an activation costs beside its state: the actor, the map entries, the structs.
 const overhead = 2 << 10
-
-// worthSnapshot is after how many records a grain is snapshotted before it leaves memory: reading fewer back is cheaper
-// than writing its state.
-const worthSnapshot = 16
 
 func (a *activation) ref() grains.Ref { return grains.Ref{Kind: a.name.kind, Key: a.name.key} }
 
@@ -123,7 +120,7 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 	if ok {
 		a.snapshot, a.stored = base.Snapshot, base.Seq
 	}
-	if head.Seq-a.snapshot.Seq >= uint64(min(worthSnapshot, kind.SnapshotEvery)) { // with fewer records there is no newer one
+	if head.Seq-a.snapshot.Seq >= uint64(kind.SnapshotEvery) { // with fewer records there is no newer one
 		if a.snapshot, _, err = s.index.Snapshots(grain, head.Seq); err != nil {
 			return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
 		}
@@ -137,7 +134,7 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 // base returns the stored state of a grain if it is the shortest way to the present one. One that cannot be used is as
 // good as none: the journal has everything.
 func (s *Shard) base(kind *grains.Definition, grain []byte, head persistence.Head) (persistence.State, bool) {
-	if head.Seq < stateEvery {
+	if head.Seq < worthState {
 		return persistence.State{}, false
 	}
 	base, err := s.index.State(grain)
@@ -298,22 +295,27 @@ func (s *Shard) stop(a *activation) {
 	}
 }
 
+// unstored is how many records lie behind the last state that is stored, in the log or beside it.
+func (a *activation) unstored() uint64 {
+	if a.kind == nil || a.state == nil {
+		return 0
+	}
+	return a.seq - max(a.stored, a.snapshot.Seq)
+}
+
 // passivate drops the least recently used activations until the memory budget holds. A grain with records that are not
-// applied stays; one with a long tail is snapshotted first and goes in a later round.
-func (s *Shard) passivate(now int64, fx *Effects) {
+// applied stays. The state of one with a long tail is stored, beside the log: a grain that was only read adds nothing to
+// its journal.
+func (s *Shard) passivate() {
 	applied, _ := s.index.Applied()
 	for a := s.lru.prev; s.memory > s.cfg.MemoryBudget && a != &s.lru; {
 		older := a
 		a = a.prev
-		if older.last > applied || older.snapshot.Index > applied {
+		if older.last > applied {
 			continue
 		}
-		if s.leading && older.kind != nil && older.state != nil && older.since >= worthSnapshot {
-			s.advance(now, 0)
-			s.room(fx)
-			if s.snapshot(older) == nil {
-				continue
-			}
+		if older.unstored() >= worthState {
+			s.storeState(older)
 		}
 		s.drop(older)
 	}

@@ -26,8 +26,12 @@ const (
 	// crash, and what is kept in memory of them.
 	checkpointRecords = 4 << 10
 	checkpointBytes   = 1 << 20
-	// stateEvery is after how many records the state of a grain is stored again at a checkpoint.
-	stateEvery = 8
+	// stateEvery is after how many records the state of a grain in memory is stored again at a checkpoint: what it would
+	// cost to read them back after a crash.
+	stateEvery = 32
+	// worthState is after how many records the state of a grain that leaves memory is stored: reading fewer back is cheaper
+	// than writing it.
+	worthState = 8
 	// maxHops is how many sends may follow from one event.
 	maxHops = 64
 	// snapshotChunk is the largest part of a state in one record.
@@ -136,7 +140,7 @@ func NewShard(cfg Config) *Shard {
 		s.idWindow = max(s.idWindow, k.IDWindow.Microseconds())
 	}
 	s.props = actor.PropsFromProducer(func() actor.Actor { return s.message.activation },
-		actor.WithMailbox(newMailbox), actor.WithDispatcher(actor.NewSynchronizedDispatcher(math.MaxInt)))
+		actor.WithMailbox(func() actor.Mailbox { return &s.message.activation.mailbox }), actor.WithDispatcher(actor.NewSynchronizedDispatcher(math.MaxInt)))
 	s.forget()
 	return s
 }
@@ -199,11 +203,12 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		if err := s.outbox.catchUp(s, now, fx); err != nil {
 			return err
 		}
-		s.passivate(now, fx)
+		s.passivate()
 		if s.builder.Len() > 0 && len(s.flights) == 0 {
 			s.flush(fx)
 		}
 		s.confirm(fx)
+		return s.checkpoint(false) // states of those that left memory may have filled it
 	case Confirmed:
 		s.asked = false
 		s.confirmed = max(s.confirmed, in.Token)
@@ -409,29 +414,41 @@ func (s *Shard) checkpoint(force bool) error {
 	return s.index.Checkpoint(cursor, s.index.LastTime()-s.idWindow)
 }
 
-// storeStates adds the states of busy grains to the next checkpoint, those that hold nothing uncommitted: a grain that
-// is loaded again starts there instead of reading its records one by one.
+// storeStates adds the states of busy grains to the next checkpoint: a grain that is loaded again after a crash starts
+// there instead of reading its records one by one.
 func (s *Shard) storeStates() {
 	applied, _ := s.index.Applied()
 	s.index.Changed(func(grain string, seq uint64) {
 		_, rest, _ := strings.Cut(grain, "\x00")
 		kind, key, _ := strings.Cut(rest, "\x00")
-		a := s.grains[grainKey{kind, key}]
-		if a == nil || a.state == nil || a.seq != seq || a.seq < a.stored+stateEvery || a.snapshot.Index > applied {
-			return
+		if a := s.grains[grainKey{kind, key}]; a != nil && a.seq == seq && a.unstored() >= stateEvery && a.last <= applied {
+			s.storeState(a)
 		}
-		state, err := a.kind.AppendState(s.stateBuf[:0], a.state)
-		if err != nil {
-			return // told of at the next read; the journal has it all
-		}
-		s.stateBuf = state
-		a.stored = a.seq
-		s.index.PutState(grain, persistence.State{Seq: a.seq, Logic: a.kind.Version, Snapshot: a.snapshot, Data: state})
 	})
 }
 
-// Close writes a last checkpoint.
-func (s *Shard) Close() error { return s.checkpoint(true) }
+// storeState adds the state of a grain, which holds nothing uncommitted, to the next checkpoint.
+func (s *Shard) storeState(a *activation) {
+	state, err := a.kind.AppendState(s.stateBuf[:0], a.state)
+	if err != nil {
+		return // told of at the next read; the journal has it all
+	}
+	s.stateBuf = state
+	a.stored = a.seq
+	s.keyBuf = persistence.AppendGrain(s.keyBuf[:0], "", a.kind.Name, a.keyBytes)
+	s.index.PutState(s.keyBuf, persistence.State{Seq: a.seq, Logic: a.kind.Version, Snapshot: a.snapshot, Data: state})
+}
+
+// Close writes a last checkpoint, with the states of all grains in memory.
+func (s *Shard) Close() error {
+	applied, _ := s.index.Applied()
+	for a := s.lru.prev; a != &s.lru; a = a.prev {
+		if a.unstored() >= worthState && a.last <= applied {
+			s.storeState(a)
+		}
+	}
+	return s.checkpoint(true)
+}
 
 // sweep journals the expiry of producers that were idle for too long.
 func (s *Shard) sweep(now int64, fx *Effects) error {

@@ -36,7 +36,7 @@ func (a *activation) Receive(ctx actor.Context) {
 // run sends one turn through the activation's mailbox; it runs inline.
 func (s *Shard) run(a *activation, e *grains.EventType, in grains.Input, msg proto.Message) grains.Outcome {
 	s.message = turnMessage{activation: a, event: e, in: in, message: msg, runner: &s.runner}
-	s.cfg.System.Root.Send(a.pid, &s.message)
+	a.mailbox.PostUserMessage(&s.message)
 	if !s.message.handled {
 		return grains.Outcome{Err: fmt.Errorf("the activation of %v did not take its turn", a.ref())}
 	}

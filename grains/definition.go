@@ -2,6 +2,7 @@ package grains
 
 import (
 	"fmt"
+	"reflect"
 	"sort"
 	"time"
 	"unicode/utf8"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/runtime/protoimpl"
 )
 
 // recursionLimit is how deep the messages of events and states may nest. Deeper input is refused, not followed.
@@ -63,6 +65,8 @@ type messageType struct {
 	// Name is the full name of the message.
 	Name string
 	typ  protoreflect.MessageType
+	// elem is the struct type of a generated message, nil for others.
+	elem reflect.Type
 	// flat messages hold no message fields and no maps: their generated code is deterministic and cannot recurse.
 	flat bool
 	// texts are the numbers of the string fields of a flat message: the fast decoder does not check that they are UTF-8.
@@ -71,6 +75,9 @@ type messageType struct {
 
 func newMessageType(t protoreflect.MessageType) messageType {
 	m := messageType{Name: string(t.Descriptor().FullName()), typ: t, flat: flat(t.Descriptor()), texts: map[protowire.Number]bool{}}
+	if generated, ok := t.(*protoimpl.MessageInfo); ok {
+		m.elem = generated.GoReflectType.Elem()
+	}
 	for i := range t.Descriptor().Fields().Len() {
 		if f := t.Descriptor().Fields().Get(i); f.Kind() == protoreflect.StringKind {
 			m.texts[f.Number()] = true
@@ -113,8 +120,13 @@ func flat(d protoreflect.MessageDescriptor) bool {
 // Descriptor describes the message.
 func (m *messageType) Descriptor() protoreflect.MessageDescriptor { return m.typ.Descriptor() }
 
-// New returns an empty message.
-func (m *messageType) New() proto.Message { return m.typ.New().Interface() }
+// New returns an empty message. One that nobody reflects on does without what reflection would store in it.
+func (m *messageType) New() proto.Message {
+	if m.elem != nil {
+		return reflect.New(m.elem).Interface().(proto.Message) //nolint:forcetypeassert // pointers to generated structs are messages
+	}
+	return m.typ.New().Interface()
+}
 
 type fastAppender interface {
 	SizeVT() int

@@ -3,6 +3,7 @@ package grains
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -17,6 +18,7 @@ type Turn struct {
 	effects []Effect
 	arena   []byte
 	random  *rand.Rand
+	sent    map[reflect.Type]*messageType // of messages sent before
 }
 
 // Input is what the runtime gives a turn. All of it is journaled, so that a replay gives the same.
@@ -88,22 +90,29 @@ func (t *Turn) Send(to string, msg proto.Message) {
 	if len(t.effects) >= MaxEffects {
 		panic(fmt.Sprintf("Send: a turn may have at most %d effects", MaxEffects))
 	}
+	m := t.typeOf(msg)
 	at := len(t.arena)
-	if t.arena, err = appendMessage(t.arena, msg); err != nil {
+	if t.arena, err = m.Append(t.arena, msg); err != nil {
 		panic(fmt.Sprintf("Send: %v", err))
 	}
-	t.effects = append(t.effects, Effect{
-		To: ref, Type: string(msg.ProtoReflect().Descriptor().FullName()),
-		Payload: t.arena[at:len(t.arena):len(t.arena)],
-	})
+	t.effects = append(t.effects, Effect{To: ref, Type: m.Name, Payload: t.arena[at:len(t.arena):len(t.arena)]})
 }
 
-// appendMessage appends the deterministic wire form of any message.
-func appendMessage(dst []byte, msg proto.Message) ([]byte, error) {
-	if f, ok := msg.(fastAppender); ok && flat(msg.ProtoReflect().Descriptor()) {
-		return appendFast(dst, f)
+// typeOf describes the type of a message. Messages whose Go type says nothing about them, such as dynamic ones, are
+// described anew each time.
+func (t *Turn) typeOf(msg proto.Message) *messageType {
+	typ := reflect.TypeOf(msg)
+	if m := t.sent[typ]; m != nil {
+		return m
 	}
-	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, msg)
+	m := newMessageType(msg.ProtoReflect().Type())
+	if m.elem != nil {
+		if t.sent == nil {
+			t.sent = map[reflect.Type]*messageType{}
+		}
+		t.sent[typ] = &m
+	}
+	return &m
 }
 
 // Outcome is what came of a turn.

@@ -471,7 +471,7 @@ func idKey(dst []byte, shard, bucket, hash uint64) []byte {
 	return binary.BigEndian.AppendUint64(dst, hash)
 }
 
-// Pending is how much was applied since the last checkpoint.
+// Pending is how much was applied since the last checkpoint; the bytes are those of entries and states.
 func (x *Index) Pending() (records, bytes int) { return x.records, x.bytes }
 
 // Changed calls fn for each grain (in the form of [AppendGrain]) that got records since the last checkpoint.
@@ -492,8 +492,9 @@ type State struct {
 	Data []byte
 }
 
-// PutState adds the state of a grain to the next checkpoint. It must be that of committed records only.
-func (x *Index) PutState(grain string, s State) {
+// PutState adds the state of a grain (in the form of [AppendGrain]) to the next checkpoint. It must be that of applied
+// records only.
+func (x *Index) PutState(grain []byte, s State) {
 	if x.states == nil {
 		x.states = x.store.NewBatch()
 	}
@@ -505,6 +506,7 @@ func (x *Index) PutState(grain string, s State) {
 	if err := x.states.Set(k, x.valueBuf, nil); err != nil {
 		panic(err) // a batch in memory cannot fail
 	}
+	x.bytes += len(x.valueBuf)
 }
 
 func stateDigest(seq uint64, data []byte) uint64 {

@@ -448,7 +448,7 @@ func TestStateIsStoredWithCare(t *testing.T) {
 	}
 	grain := AppendGrain(nil, "", "k", "a")
 	want := State{Seq: 70, Logic: 3, Snapshot: SnapshotPointer{Seq: 64, Index: 9, Ordinal: 2, Time: 5}, Data: []byte("state")}
-	x.PutState(string(grain), want)
+	x.PutState(grain, want)
 	if got, err := x.State(grain); err != nil || got.Seq != 0 {
 		t.Fatalf("before the checkpoint: %+v %v", got, err)
 	}
