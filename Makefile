@@ -73,6 +73,10 @@ crash: ## run SEEDS (1000) seeds of the crash test
 bench: ## run the benchmarks of PKG (all), COUNT (5) times each
 	go test -run '^$$' -bench . -benchmem -count=$(COUNT) $(PKG)
 
+.PHONY: speed
+speed: build ## events a second of one node against the bare pipeline, alternating, COUNT (5) rounds
+	scripts/speed.sh $(COUNT)
+
 .PHONY: generate
 generate: build/proto ## generate the Go code of proto/
 	$(buf) generate

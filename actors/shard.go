@@ -204,6 +204,7 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 			return err
 		}
 		s.passivate()
+		fx.Again = s.index.LearnIDs() || fx.Again
 		if s.builder.Len() > 0 && len(s.flights) == 0 {
 			s.flush(fx)
 		}

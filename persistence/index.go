@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -141,6 +142,8 @@ type Index struct {
 	heads     map[string]*Head
 	snapshots map[string][]SnapshotPointer
 	ids       map[uint64]Known
+	filters   map[uint64]*filter // by bucket; a bucket without one is empty
+	learn     uint64             // the bucket whose ids are to be learned next
 	inbox     map[uint64]Mark
 	inboxNew  map[uint64]bool
 	producers map[string]*producerSlot
@@ -177,7 +180,7 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 		a.conf = &raftpb.ConfState{Voters: []uint64{voter}}
 	}
 	x := &Index{store: s, shard: shard, at: a, heads: map[string]*Head{}, snapshots: map[string][]SnapshotPointer{},
-		ids: map[uint64]Known{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{}}
+		ids: map[uint64]Known{}, filters: map[uint64]*filter{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{}}
 	if err := x.scan(key(shard, keyInbox), func(rest, v []byte) error {
 		f := values{buf: v}
 		m := Mark{f.uv(), uint32(f.uv()), uint32(f.uv())}
@@ -188,6 +191,9 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("shard %d: inbox: %w", shard, err)
+	}
+	if err := x.openFilters(); err != nil {
+		return nil, fmt.Errorf("shard %d: %w", shard, err)
 	}
 	v, err := s.get(key(shard, keyOutbox))
 	if err != nil {
@@ -336,7 +342,9 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 		x.inbox[r.Cause.Lineage] = Mark{r.Cause.Index, r.Cause.Ordinal, r.Sender.Effect}
 		x.inboxNew[r.Cause.Lineage] = true
 	case len(r.ID) > 0:
-		x.ids[IDHash(grain, r.Source, r.ID)] = Known{h.Index, r.Ordinal, r.Time, BodyHash(r.Event, r.Payload)}
+		hash := IDHash(grain, r.Source, r.ID)
+		x.ids[hash] = Known{h.Index, r.Ordinal, r.Time, BodyHash(r.Event, r.Payload)}
+		x.noteID(hash, r.Time)
 	}
 	return nil
 }
@@ -448,6 +456,9 @@ func (x *Index) ID(hash uint64, notBefore, now int64) (Known, bool, error) {
 		return k, k.Time >= notBefore, nil
 	}
 	for bucket := now / bucketMicros; bucket >= max(notBefore, 0)/bucketMicros; bucket-- {
+		if x.surelyNew(uint64(bucket), hash) {
+			continue
+		}
 		x.keyBuf = idKey(x.keyBuf[:0], x.shard, uint64(bucket), hash)
 		v, err := x.store.get(x.keyBuf)
 		if err != nil {
@@ -588,6 +599,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	}
 	if oldest := idsBefore / bucketMicros; oldest > 0 {
 		put(b.DeleteRange(idKey(nil, x.shard, 0, 0), idKey(nil, x.shard, uint64(oldest), 0), nil))
+		maps.DeleteFunc(x.filters, func(bucket uint64, _ *filter) bool { return bucket < uint64(oldest) })
 	}
 	x.outbox = outbox
 	put(b.Set(key(x.shard, keyOutbox), appendUvs(v[:0], outbox), nil))
