@@ -219,7 +219,7 @@ func (s *Shard) known(now int64, hash uint64, window int64) (persistence.Known, 
 
 // finish answers a batch: everything it rests on is committed.
 func (s *Shard) finish(b *Batch, fx *Effects) {
-	var data []byte
+	var directory *entry.Directory
 	var at uint64
 	for _, d := range b.duplicates {
 		var err error
@@ -233,12 +233,12 @@ func (s *Shard) finish(b *Batch, fx *Effects) {
 			}
 		}
 		if err == nil && at != d.index {
-			data, err = s.index.Data(d.index)
+			directory, err = s.index.Directory(d.index)
 			at = d.index
 		}
 		r := &b.Results[d.event]
 		if err == nil {
-			err = first(r, &b.Events[d.event], b.Link, d, data)
+			err = first(r, &b.Events[d.event], b.Link, d, directory)
 		}
 		if err != nil {
 			*r = Result{Outcome: Corrupt, Duplicate: true, Deduplicated: true, Reason: fmt.Sprintf("its first result cannot be read: %v", err)}
@@ -258,7 +258,7 @@ func (s *Shard) search(e *Event, producer string) (found uint64, all bool, err e
 		return 0, true, err
 	}
 	n := 0
-	err = persistence.Walk(s.index.Data, head.Last, "", e.Kind.Name, []byte(e.Key), func(index uint64, records []entry.Record) bool {
+	err = persistence.Walk(s.index.Directory, head.Last, "", e.Kind.Name, []byte(e.Key), func(index uint64, records []entry.Record) bool {
 		for i := range records {
 			if r := &records[i]; r.Producer == producer && r.Sequence == e.Sequence {
 				found = index
@@ -276,15 +276,10 @@ func neverHere(sequence uint64) Result {
 }
 
 // first fills in the result that a duplicate had the first time.
-func first(r *Result, e *Event, l *Link, d duplicate, data []byte) error {
-	reader, err := entry.Open(data)
+func first(r *Result, e *Event, l *Link, d duplicate, directory *entry.Directory) error {
+	reader, err := directory.Reader(int(d.ordinal)) // the first record where it is not known
 	if err != nil {
 		return fmt.Errorf("index %d: %w", d.index, err)
-	}
-	if d.found {
-		if err := reader.Skip(int(d.ordinal)); err != nil {
-			return fmt.Errorf("index %d: %w", d.index, err)
-		}
 	}
 	for {
 		var rec entry.Record

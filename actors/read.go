@@ -120,7 +120,7 @@ func (s *Shard) getPast(g *Get) error {
 	if seq > head.Seq {
 		return failf(OutOfRange, "%s/%s has %d records, there is no seq %d", g.Kind.Name, g.Key, head.Seq, seq)
 	}
-	f := folder{shard: s, kind: g.Kind, key: []byte(g.Key), fetch: s.index.Data}
+	f := folder{shard: s, kind: g.Kind, key: []byte(g.Key), fetch: s.index.Directory}
 	if seq == 0 {
 		if seq, err = s.seqAt(&f, grain, head, g.AtTime); err != nil {
 			return fail(err)
@@ -197,7 +197,7 @@ func (s *Shard) history(h *History) error {
 	if h.To != 0 {
 		to = min(to, h.To)
 	}
-	f := folder{shard: s, kind: h.Kind, key: []byte(h.Key), fetch: s.index.Data}
+	f := folder{shard: s, kind: h.Kind, key: []byte(h.Key), fetch: s.index.Directory}
 	size := 0
 	for from <= to {
 		lo, hi := from, min(to, from+historyWindow-1)

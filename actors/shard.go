@@ -28,7 +28,7 @@ const (
 	checkpointBytes   = 1 << 20
 	// stateEvery is after how many records the state of a grain in memory is stored again at a checkpoint: what it would
 	// cost to read them back after a crash.
-	stateEvery = 32
+	stateEvery = 16
 	// worthState is after how many records the state of a grain that leaves memory is stored: reading fewer back is cheaper
 	// than writing it.
 	worthState = 8
@@ -329,14 +329,14 @@ func (s *Shard) last() uint64 {
 	return s.next - 1
 }
 
-// fetch reads the data of an entry, committed or on its way.
-func (s *Shard) fetch(index uint64) ([]byte, error) {
+// fetch reads an entry, committed or on its way.
+func (s *Shard) fetch(index uint64) (*entry.Directory, error) {
 	if len(s.flights) > 0 && index >= s.flights[0].index {
 		if f := s.flightAt(index); f != nil && f.data != nil {
-			return f.data, nil
+			return entry.NewDirectory(f.data)
 		}
 	}
-	return s.index.Data(index)
+	return s.index.Directory(index)
 }
 
 // apply takes the next committed entry in.

@@ -151,6 +151,7 @@ type Index struct {
 	records   int // applied since the last checkpoint
 	bytes     int
 	recent    []recentEntry // the entries behind the last checkpoint, consecutive
+	opened    opened        // some of those before it
 
 	reader   entry.Reader
 	record   entry.Record
@@ -161,8 +162,9 @@ type Index struct {
 
 // recentEntry is an entry whose bytes were checked when it was applied.
 type recentEntry struct {
-	term uint64
-	data []byte
+	term      uint64
+	data      []byte
+	directory *entry.Directory // once it was asked for
 }
 
 type producerSlot struct {
@@ -254,7 +256,7 @@ func (x *Index) Apply(e *raftpb.Entry, visit func(*entry.Record)) error {
 		return fmt.Errorf("shard %d index %d: Raft entry type %v: %w", x.shard, e.GetIndex(), e.GetType(), entry.ErrTooNew)
 	}
 	data := e.GetData()
-	x.recent = append(x.recent, recentEntry{e.GetTerm(), data})
+	x.recent = append(x.recent, recentEntry{term: e.GetTerm(), data: data})
 	if len(data) == 0 {
 		x.at.index, x.at.term = e.GetIndex(), e.GetTerm()
 		return nil
@@ -621,6 +623,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	x.records, x.bytes = 0, 0
 	clear(x.recent)
 	x.recent = x.recent[:0]
+	x.opened.rest()
 	return nil
 }
 

@@ -291,15 +291,15 @@ func TestDamagedLogIsNamed(t *testing.T) {
 			t.Errorf("%v %v", e, err)
 		}
 		x := ask(s)
-		if _, err := x.Data(3); !errors.Is(err, entry.ErrCorrupt) || !strings.Contains(err.Error(), "shard 1 index 3") {
+		if _, _, err := x.Entry(3); !errors.Is(err, entry.ErrCorrupt) || !strings.Contains(err.Error(), "shard 1 index 3") {
 			t.Errorf("%v", err)
 		}
 		seen := 0
-		err := Walk(x.Data, 5, "", "k", []byte("a"), func(uint64, []entry.Record) bool { seen++; return true })
+		err := Walk(x.Directory, 5, "", "k", []byte("a"), func(uint64, []entry.Record) bool { seen++; return true })
 		if !errors.Is(err, entry.ErrCorrupt) || seen != 2 {
 			t.Errorf("%v after %d entries", err, seen)
 		}
-		if data, err := x.Data(4); err != nil || len(data) == 0 {
+		if _, data, err := x.Entry(4); err != nil || len(data) == 0 {
 			t.Errorf("the entry beside it: %v", err)
 		}
 	})
@@ -349,7 +349,7 @@ func TestFlippedBitInATable(t *testing.T) {
 	x := ask(s)
 	bad := 0
 	for i := uint64(1); i <= 200; i++ {
-		if data, err := x.Data(i); err != nil {
+		if _, data, err := x.Entry(i); err != nil {
 			bad++
 			if data != nil || !strings.Contains(err.Error(), fmt.Sprintf("shard 1 index %d", i)) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%d bytes, %v", len(data), err)
@@ -403,7 +403,7 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 		if err := s.db.Set(logKey(nil, 1, 1), v, pebble.NoSync); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := x.Data(1); !errors.Is(err, entry.ErrCorrupt) {
+		if _, _, err := x.Entry(1); !errors.Is(err, entry.ErrCorrupt) {
 			t.Fatalf("bit %d: %v", i, err)
 		}
 	}

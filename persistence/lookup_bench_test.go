@@ -159,7 +159,7 @@ func BenchmarkLookupActivate(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := Walk(s.index.Data, h.Last, "", "account", name, func(_ uint64, r []entry.Record) bool {
+				if err := Walk(s.index.Directory, h.Last, "", "account", name, func(_ uint64, r []entry.Record) bool {
 					got += uint64(len(r))
 					return true
 				}); err != nil {
@@ -186,7 +186,7 @@ func (s *lookupStore) byKeys(name []byte) (n uint64) {
 		s.b.Fatal(err)
 	}
 	for i := 0; i < len(places); i += 2 {
-		data, err := s.index.Data(places[i])
+		_, data, err := s.index.Entry(places[i])
 		if err != nil {
 			s.b.Fatal(err)
 		}

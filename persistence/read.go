@@ -13,16 +13,9 @@ import (
 	"github.com/granary-dev/granary/persistence/entry"
 )
 
-// Data returns the data of an applied entry, checked. It must not be changed.
-func (x *Index) Data(index uint64) ([]byte, error) {
-	_, data, err := x.Entry(index)
-	return data, err
-}
-
-// Entry is [Index.Data] with the Raft term of the entry.
+// Entry returns the data of an applied entry, checked, and its Raft term. The data must not be changed.
 func (x *Index) Entry(index uint64) (term uint64, data []byte, err error) {
-	if first := x.at.index + 1 - uint64(len(x.recent)); index >= first && index <= x.at.index {
-		r := x.recent[index-first]
+	if r := x.recently(index); r != nil {
 		return r.term, r.data, nil
 	}
 	v, err := x.store.get(logKey(make([]byte, 0, 17), x.shard, index))
@@ -36,37 +29,96 @@ func (x *Index) Entry(index uint64) (term uint64, data []byte, err error) {
 	return term, data, err
 }
 
-// Fetch reads the data of an entry: [Index.Data], or more where some entries are not applied yet.
-type Fetch func(index uint64) ([]byte, error)
+// recently is an entry behind the last checkpoint, or nil.
+func (x *Index) recently(index uint64) *recentEntry {
+	if first := x.at.index + 1 - uint64(len(x.recent)); index >= first && index <= x.at.index {
+		return &x.recent[index-first]
+	}
+	return nil
+}
+
+// Directory returns an applied entry, checked and ready to be searched. Grains that are loaded after each other have their
+// records in the same entries, so some of those that were asked for last are kept.
+func (x *Index) Directory(index uint64) (*entry.Directory, error) {
+	if r := x.recently(index); r != nil && r.directory != nil {
+		return r.directory, nil
+	}
+	if d := x.opened.entries[index]; d != nil {
+		x.opened.used = true
+		return d, nil
+	}
+	_, data, err := x.Entry(index)
+	if err != nil {
+		return nil, err
+	}
+	d, err := entry.NewDirectory(data)
+	if err != nil {
+		return nil, fmt.Errorf("shard %d index %d: %w", x.shard, index, err)
+	}
+	if r := x.recently(index); r != nil {
+		r.directory = d
+	} else {
+		x.opened.put(index, d)
+	}
+	return d, nil
+}
+
+// openedBytes is how much of a shard's log is kept opened, at most.
+const openedBytes = 2 << 20
+
+// opened are entries that were read, the newest openedBytes of them.
+type opened struct {
+	entries map[uint64]*entry.Directory
+	order   []uint64
+	bytes   int
+	used    bool // since the last checkpoint
+}
+
+func (o *opened) put(index uint64, d *entry.Directory) {
+	if o.entries == nil {
+		o.entries = map[uint64]*entry.Directory{}
+	}
+	o.entries[index] = d
+	o.order = append(o.order, index)
+	o.bytes += d.Size()
+	o.used = true
+	n := 0
+	for ; o.bytes > openedBytes && n < len(o.order)-1; n++ {
+		o.bytes -= o.entries[o.order[n]].Size()
+		delete(o.entries, o.order[n])
+	}
+	o.order = append(o.order[:0], o.order[n:]...)
+}
+
+// rest gives the memory back when nothing was read since the last call.
+func (o *opened) rest() {
+	if !o.used {
+		*o = opened{}
+	}
+	o.used = false
+}
+
+// Fetch reads an entry: [Index.Directory], or more where some entries are not applied yet.
+type Fetch func(index uint64) (*entry.Directory, error)
 
 // Walk visits the records of a grain entry by entry, from the entry at index backwards along the back pointers, until
 // fn returns false or the grain's first entry was visited. The records of one entry come in their order, snapshots
-// included; they stay valid after the call.
+// included; what they point to stays valid after the call, the slice does not.
 func Walk(fetch Fetch, index uint64, tenant, kind string, key []byte, fn func(index uint64, records []entry.Record) bool) error {
+	var found []entry.Record
 	for index != 0 {
-		data, err := fetch(index)
+		d, err := fetch(index)
 		if err != nil {
 			return err
 		}
-		r, err := entry.Open(data)
-		if err != nil {
+		if found, err = d.Records(found[:0], tenant, kind, key); err != nil {
 			return fmt.Errorf("index %d: %w", index, err)
 		}
-		var found []entry.Record
 		var back uint64
-		for {
-			var rec entry.Record
-			more, err := r.NextOf(&rec, tenant, kind, key)
-			if err != nil {
-				return fmt.Errorf("index %d: %w", index, err)
+		for i := range found {
+			if found[i].Type.Numbered() || back == 0 {
+				back = found[i].Back
 			}
-			if !more {
-				break
-			}
-			if rec.Type.Numbered() || back == 0 {
-				back = rec.Back
-			}
-			found = append(found, rec)
 		}
 		if len(found) == 0 || back >= index {
 			return fmt.Errorf("index %d: %w: no record of %s/%s, or a bad back pointer", index, entry.ErrCorrupt, kind, key)
@@ -140,14 +192,11 @@ func (x *Index) SnapshotsByTime(grain []byte, t int64) (below, above SnapshotPoi
 
 // ReadSnapshot returns the first record of a snapshot and the whole state, checked against its digest.
 func ReadSnapshot(fetch Fetch, p SnapshotPointer) (first entry.Record, state []byte, err error) {
-	data, err := fetch(p.Index)
+	d, err := fetch(p.Index)
 	if err != nil {
 		return first, nil, err
 	}
-	r, err := entry.Open(data)
-	if err == nil {
-		err = r.Skip(int(p.Ordinal))
-	}
+	r, err := d.Reader(int(p.Ordinal))
 	if err != nil {
 		return first, nil, fmt.Errorf("index %d: %w", p.Index, err)
 	}

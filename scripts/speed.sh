@@ -46,7 +46,7 @@ limits() {
 	"$LIMITS" -d "$run_for" "$@" 2>/dev/null | sed -n 's/.*ev\/s=\([0-9]*\).*/\1/p'
 }
 
-median() { grep -v -e - | sort -n | awk '{ v[NR] = $1 } END { if (NR) print v[int((NR + 1) / 2)]; else print "-" }'; }
+median() { sort -n | awk '$1 != "-" { v[++n] = $1 } END { if (n) print v[int((n + 1) / 2)]; else print "-" }'; }
 
 for mode in streams unary; do
 	[[ " ${MODES:-streams unary} " == *" $mode "* ]] || continue

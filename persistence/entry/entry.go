@@ -225,46 +225,16 @@ func (r *Reader) Next(rec *Record) (bool, error) {
 		}
 		return false, nil
 	}
-	d := decoder{buf: r.rest}
-	body := d.bytes()
-	if d.bad {
-		return false, fmt.Errorf("record %d: %w: bad length", r.next, ErrCorrupt)
+	ordinal := r.next
+	body, err := r.body()
+	if err != nil {
+		return false, err
 	}
-	r.rest = d.buf
 	if err := r.record(rec, body); err != nil {
-		return false, fmt.Errorf("record %d: %w", r.next, err)
+		return false, fmt.Errorf("record %d: %w", ordinal, err)
 	}
-	rec.Ordinal = uint32(r.next)
-	r.next++
+	rec.Ordinal = uint32(ordinal)
 	return true, nil
-}
-
-// NextOf is [Reader.Next] for the next record of one grain: those of others are passed over without being read.
-func (r *Reader) NextOf(rec *Record, tenant, kind string, key []byte) (bool, error) {
-	for r.next < r.Count {
-		at := r.rest
-		d := decoder{buf: at}
-		body := decoder{buf: d.bytes()}
-		body.byte()
-		p := body.uv()
-		if d.bad || body.bad {
-			break // Next says what is wrong
-		}
-		var t, k uint64
-		if p&hasTenant != 0 {
-			t = body.uv()
-		}
-		if p&hasGrain != 0 {
-			k = body.uv()
-			if string(body.bytes()) == string(key) && !body.bad && k < uint64(len(r.names)) && r.names[k] == kind &&
-				(p&hasTenant == 0) == (tenant == "") && (tenant == "" || t < uint64(len(r.names)) && r.names[t] == tenant) {
-				return r.Next(rec)
-			}
-		}
-		r.rest = d.buf
-		r.next++
-	}
-	return r.Next(rec)
 }
 
 // Skip passes over n records without reading them.
@@ -273,13 +243,9 @@ func (r *Reader) Skip(n int) error {
 		if r.next == r.Count {
 			return fmt.Errorf("entry: %w: no record %d", ErrCorrupt, r.next)
 		}
-		d := decoder{buf: r.rest}
-		d.bytes()
-		if d.bad {
-			return fmt.Errorf("record %d: %w: bad length", r.next, ErrCorrupt)
+		if _, err := r.body(); err != nil {
+			return err
 		}
-		r.rest = d.buf
-		r.next++
 	}
 	return nil
 }

@@ -246,8 +246,8 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// TestNextOf: passing over the records of others gives the same as reading them all.
-func TestNextOf(t *testing.T) {
+// TestDirectory: the records of one grain are the same as when all are read, and each record is where it is said to be.
+func TestDirectory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var records []entry.Record
 		for range rapid.IntRange(0, 8).Draw(t, "records") {
@@ -270,23 +270,28 @@ func TestNextOf(t *testing.T) {
 				want = append(want, rec)
 			}
 		}
-		r, err := entry.Open(data)
+		d, err := entry.NewDirectory(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for {
-			var rec entry.Record
-			more, err := r.NextOf(&rec, tenant, kind, key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !more {
-				break
-			}
-			got = append(got, rec)
+		if got, err = d.Records(nil, tenant, kind, key); err != nil {
+			t.Fatal(err)
 		}
 		if !reflect.DeepEqual(plain(got), plain(want)) {
 			t.Fatalf("got %+v\nwant %+v", got, want)
+		}
+		for i := range len(all) + 1 {
+			r, err := d.Reader(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var rec entry.Record
+			if more, err := r.Next(&rec); err != nil || more != (i < len(all)) || more && !reflect.DeepEqual(plain([]entry.Record{rec}), plain(all[i:i+1])) {
+				t.Fatalf("record %d: %v %t %+v", i, err, more, rec)
+			}
+		}
+		if _, err := d.Reader(len(all) + 1); !errors.Is(err, entry.ErrCorrupt) {
+			t.Fatalf("a record behind the end: %v", err)
 		}
 	})
 }

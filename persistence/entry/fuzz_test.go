@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/granary-dev/granary/persistence/entry"
@@ -73,6 +74,13 @@ func FuzzEntry(f *testing.F) {
 		if _, _, err := readAll(body); err != nil && !known(err) {
 			t.Fatal(err)
 		}
+		if d, err := entry.NewDirectory(raw(bytes.Clone(body)).sum()); err == nil {
+			for i := range 256 { // whatever key the first record has, it may not be readable
+				if _, err := d.Records(nil, "", "account", []byte{byte(i)}); err != nil && !known(err) {
+					t.Fatal(err)
+				}
+			}
+		}
 		h, records, err := readAll(raw(bytes.Clone(body)).sum())
 		if err != nil {
 			if !known(err) {
@@ -81,6 +89,16 @@ func FuzzEntry(f *testing.F) {
 			return
 		}
 		again(t, h, records)
+		d, err := entry.NewDirectory(raw(bytes.Clone(body)).sum())
+		if err != nil {
+			t.Fatalf("what can be read has no directory: %v", err)
+		}
+		for _, rec := range records {
+			found, err := d.Records(nil, rec.Tenant, rec.Kind, rec.Key)
+			if err != nil || !slices.ContainsFunc(found, func(f entry.Record) bool { return f.Ordinal == rec.Ordinal }) {
+				t.Fatalf("record %d is not found: %v", rec.Ordinal, err)
+			}
+		}
 	})
 }
 
