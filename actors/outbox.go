@@ -27,9 +27,10 @@ const (
 // did not confirm is in the log.
 type outbox struct {
 	targets map[uint64]*target
-	touched []*target
-	behind  int // targets that lag
-	slow    int // targets that lag although they take sends in
+	touched []*target // with an open Inbound
+	taken   []taken   // what goes into those
+	behind  int       // targets that lag
+	slow    int       // targets that lag although they take sends in
 }
 
 // target is what the outbox knows of one target shard.
@@ -45,7 +46,13 @@ type target struct {
 	pause  int64 // between the last refusal and that
 	fed    bool  // this reading of the log is for it too
 	open   *Inbound
-	usual  int // sends in the last one: what the next will need room for
+	fill   int // sends that go into it
+}
+
+// taken is a send on its way into the open Inbound of its target.
+type taken struct {
+	to   *target
+	send Sent
 }
 
 // parcel is one Inbound under way.
@@ -140,7 +147,7 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, again bool) 
 			continue
 		}
 		if t.open == nil {
-			t.open = &Inbound{From: s.cfg.Shard, To: to, Lineage: s.index.Lineage(), Previous: t.link, Sends: make([]Sent, 0, t.usual)}
+			t.open = &Inbound{From: s.cfg.Shard, To: to, Lineage: s.index.Lineage(), Previous: t.link}
 			t.flying = append(t.flying, parcel{first: index})
 			o.touched = append(o.touched, t)
 		}
@@ -148,8 +155,9 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, again bool) 
 		if at == 0 {
 			at = rec.Time * 1000 // what the sending turn took for its event time
 		}
-		t.open.Sends = append(t.open.Sends, Sent{Mark: m, Kind: e.Kind, Key: e.Key, Event: e.Event, Payload: e.Payload,
-			SenderKind: rec.Kind, SenderKey: rec.Key, Time: rec.Time, EventTime: at, Hops: rec.Hops, Trace: rec.Trace})
+		o.taken = append(o.taken, taken{t, Sent{Mark: m, Kind: e.Kind, Key: e.Key, Event: e.Event, Payload: e.Payload,
+			SenderKind: rec.Kind, SenderKey: rec.Key, Time: rec.Time, EventTime: at, Hops: rec.Hops, Trace: rec.Trace}})
+		t.fill++
 		p := &t.flying[len(t.flying)-1]
 		p.last, p.count, p.bytes = m, p.count+1, p.bytes+len(e.Payload)
 		t.sent, t.link = m, m
@@ -159,17 +167,26 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, again bool) 
 	}
 }
 
-// send hands over what was taken.
+// send hands over what was taken. All that is handed over in one step lies in one allocation.
 func (o *outbox) send(fx *Effects) {
-	for _, t := range o.touched {
-		if t.open != nil {
-			fx.Sends = append(fx.Sends, t.open)
-			t.usual = len(t.open.Sends) + 1
-			t.open = nil
-		}
+	if len(o.taken) == 0 {
+		return
 	}
+	room := make([]Sent, len(o.taken))
+	for _, t := range o.touched {
+		t.open.Sends, room = room[:0:t.fill], room[t.fill:]
+	}
+	for i := range o.taken {
+		in := o.taken[i].to.open
+		in.Sends = append(in.Sends, o.taken[i].send)
+	}
+	for _, t := range o.touched {
+		fx.Sends = append(fx.Sends, t.open)
+		t.open, t.fill = nil, 0
+	}
+	clear(o.taken)
 	clear(o.touched)
-	o.touched = o.touched[:0]
+	o.taken, o.touched = o.taken[:0], o.touched[:0]
 }
 
 // ack takes the answer of a target.

@@ -27,9 +27,9 @@ type Log struct {
 	floor uint64 // history below: Raft never sends it
 	last  uint64 // index of the last entry
 
-	recent      []*raftpb.Entry // consecutive, up to last
-	floorTerm   uint64
-	keyBuf, val []byte
+	recent    []*raftpb.Entry // consecutive, up to last
+	floorTerm uint64
+	keyBuf    []byte
 }
 
 // OpenLog opens the log of a shard. A shard that is not there begins with voter as its only voter. It reads and checks
@@ -212,8 +212,13 @@ func (l *Log) Append(b *pebble.Batch, entries []*raftpb.Entry) error {
 	}
 	for _, e := range entries {
 		l.keyBuf = logKey(l.keyBuf[:0], l.shard, e.GetIndex())
-		l.val = entry.AppendFrame(l.val[:0], l.shard, e.GetIndex(), e.GetTerm(), byte(e.GetType()), e.GetData())
-		if err := b.Set(l.keyBuf, l.val, nil); err != nil {
+		data := e.GetData()
+		op := b.SetDeferred(len(l.keyBuf), entry.FrameSize(e.GetTerm(), len(data)))
+		copy(op.Key, l.keyBuf)
+		if n := len(entry.AppendFrame(op.Value[:0], l.shard, e.GetIndex(), e.GetTerm(), byte(e.GetType()), data)); n != len(op.Value) {
+			return fmt.Errorf("shard %d index %d: a frame of %d bytes, not %d", l.shard, e.GetIndex(), n, len(op.Value))
+		}
+		if err := op.Finish(); err != nil {
 			return err
 		}
 	}

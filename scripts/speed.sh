@@ -57,7 +57,10 @@ for mode in streams unary; do
 	printf '\n%s: events/s\n%8s %10s %10s %10s\n' "$mode" round limits baseline granary
 	: >"$folder/l"; : >"$folder/b"; : >"$folder/g"
 	for round in $(seq "$rounds"); do
-		l=$(limits "${reference[@]}"); b=$(baseline "${load[@]}"); g=$(ours "${load[@]}")
+		# what one of them has left for the disk must not slow down the next
+		sync; l=$(limits "${reference[@]}")
+		sync; b=$(baseline "${load[@]}")
+		sync; g=$(ours "${load[@]}")
 		echo "$l" >>"$folder/l"; echo "$b" >>"$folder/b"; echo "$g" >>"$folder/g"
 		printf '%8s %10s %10s %10s\n' "$round" "$l" "$b" "$g"
 	done

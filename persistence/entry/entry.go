@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 )
 
 // Formats and levels that this package writes. It reads all that are not above.
@@ -66,8 +67,8 @@ func AppendFrame(dst []byte, shard, index, term uint64, raftType byte, data []by
 	return binary.LittleEndian.AppendUint32(dst, frameCRC(shard, index, dst[at:]))
 }
 
-// FrameSize is the largest size of a frame around n bytes of data.
-func FrameSize(n int) int { return 2 + binary.MaxVarintLen64 + n + 4 }
+// FrameSize is the size of a frame of a term around n bytes of data.
+func FrameSize(term uint64, n int) int { return 2 + (bits.Len64(term|1)+6)/7 + n + 4 }
 
 // Frame reads a stored value. data aliases value.
 func Frame(shard, index uint64, value []byte) (term uint64, raftType byte, data []byte, err error) {
