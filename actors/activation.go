@@ -12,16 +12,13 @@ import (
 	"github.com/granary-dev/granary/persistence/entry"
 )
 
-// grainKey is the name of a grain in this node's maps.
-type grainKey struct{ kind, key string }
-
 // activation is a grain in memory: its state as of its last record, committed or not, and where its records are. It is
 // an actor; only its shard posts to it.
 type activation struct {
 	pid      *actor.PID
 	mailbox  mailbox
 	kind     *grains.Definition // nil: only the head is known (an event for a kind that is not there)
-	name     grainKey
+	name     grains.Ref
 	keyBytes []byte
 	state    proto.Message
 
@@ -40,8 +37,6 @@ type activation struct {
 
 // overhead is what an activation costs beside its state: the actor, the map entries, the structs.
 const overhead = 2 << 10
-
-func (a *activation) ref() grains.Ref { return grains.Ref{Kind: a.name.kind, Key: a.name.key} }
 
 // size sets the estimate of a state that takes n bytes encoded.
 func (a *activation) size(s *Shard, n int64) { a.grow(s, overhead+3*n-a.bytes) }
@@ -62,10 +57,9 @@ func (s *Shard) touch(a *activation) {
 
 // activate returns the activation of a grain, loading it if need be.
 func (s *Shard) activate(kind *grains.Definition, key string) (*activation, error) {
-	name := grainKey{kind.Name, key}
-	if a := s.grains[name]; a != nil {
+	if a := s.grains[kind.Name][key]; a != nil {
 		if a.kind == nil || a.state == nil {
-			return nil, failf(LogicMissing, "grain %v cannot be loaded", a.ref())
+			return nil, failf(LogicMissing, "grain %v cannot be loaded", a.name)
 		}
 		return a, nil
 	}
@@ -81,15 +75,21 @@ func (s *Shard) activate(kind *grains.Definition, key string) (*activation, erro
 func (s *Shard) admit(a *activation) {
 	s.message.activation = a
 	a.pid = s.cfg.System.Root.Spawn(s.props)
-	s.grains[a.name] = a
+	of := s.grains[a.name.Kind]
+	if of == nil {
+		of = map[string]*activation{}
+		s.grains[a.name.Kind] = of
+	}
+	of[a.name.Key] = a
+	s.resident++
 	s.touch(a)
 	s.Stats.Activations++
 }
 
 // bare returns an activation for a dead letter: of a grain that is in memory, or one of which only the head is known.
 func (s *Shard) bare(kind *grains.Definition, kindName, key string) (*activation, error) {
-	name := grainKey{kindName, key}
-	if a := s.grains[name]; a != nil {
+	name := grains.Ref{Kind: kindName, Key: key}
+	if a := s.grains[kindName][key]; a != nil {
 		return a, nil
 	}
 	if kind != nil {
@@ -109,11 +109,11 @@ func (s *Shard) bare(kind *grains.Definition, kindName, key string) (*activation
 
 // load reads a grain that has no uncommitted records: its newest snapshot and the records behind it.
 func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
-	a := &activation{kind: kind, name: grainKey{kind.Name, key}, keyBytes: []byte(key)}
+	a := &activation{kind: kind, name: grains.Ref{Kind: kind.Name, Key: key}, keyBytes: []byte(key)}
 	grain := persistence.AppendGrain(make([]byte, 0, 128), "", kind.Name, key)
 	head, err := s.index.Head(grain)
 	if err != nil {
-		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
+		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.name, err)
 	}
 	a.seq, a.last, a.time = head.Seq, head.Last, head.Time
 	base, ok := s.base(kind, grain, head)
@@ -122,7 +122,7 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 	}
 	if head.Seq-a.snapshot.Seq >= uint64(kind.SnapshotEvery) { // with fewer records there is no newer one
 		if a.snapshot, _, err = s.index.Snapshots(grain, head.Seq); err != nil {
-			return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
+			return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.name, err)
 		}
 	}
 	if ok {
@@ -325,7 +325,8 @@ func (s *Shard) passivate() {
 func (s *Shard) drop(a *activation) {
 	s.stop(a)
 	a.prev.next, a.next.prev = a.next, a.prev
-	delete(s.grains, a.name)
+	delete(s.grains[a.name.Kind], a.name.Key)
+	s.resident--
 	s.memory -= a.bytes
 	s.Stats.Passivations++
 }

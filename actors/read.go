@@ -94,12 +94,12 @@ func (s *Shard) getNow(g *Get) error {
 		f := folder{shard: s, kind: a.kind, key: a.keyBytes, fetch: s.fetch}
 		tail, err := f.tail(a.last, a.seq-1, a.seq)
 		if err != nil {
-			return failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.ref(), err)
+			return failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.name, err)
 		}
 		a.ordinal, a.placed = tail[0].Ordinal, true
 	}
 	if g.State, err = g.Kind.AppendState(nil, a.state); err != nil {
-		return failf(Corrupt, "%v: its state cannot be encoded: %w", a.ref(), err)
+		return failf(Corrupt, "%v: its state cannot be encoded: %w", a.name, err)
 	}
 	g.Seq, g.Time = a.seq, a.time
 	if a.seq != 0 {

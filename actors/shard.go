@@ -79,9 +79,10 @@ type Shard struct {
 	pending   int      // bytes of both
 	producers map[string]*producer
 	inbox     map[uint64]persistence.Mark
-	ids       map[uint64]persistence.Known // of flights and the open entry
-	grains    map[grainKey]*activation
-	lru       activation // ring; lru.prev is the least recently used
+	ids       map[uint64]persistence.Known      // of flights and the open entry
+	grains    map[string]map[string]*activation // by kind and key
+	resident  int                               // number of them
+	lru       activation                        // ring; lru.prev is the least recently used
 	memory    int64
 
 	outbox outbox
@@ -147,10 +148,10 @@ func NewShard(cfg Config) *Shard {
 
 // forget drops all speculative state.
 func (s *Shard) forget() {
-	for _, a := range s.grains {
+	for a := s.lru.next; a != nil && a != &s.lru; a = a.next {
 		s.stop(a)
 	}
-	s.grains = map[grainKey]*activation{}
+	s.grains, s.resident = map[string]map[string]*activation{}, 0
 	s.lru.next, s.lru.prev = &s.lru, &s.lru
 	s.memory = 0
 	s.producers = map[string]*producer{}
@@ -175,7 +176,7 @@ func (s *Shard) Quiet() bool {
 }
 
 // Activations is the number of grains in memory, and their estimated size in bytes.
-func (s *Shard) Activations() (n int, bytes int64) { return len(s.grains), s.memory }
+func (s *Shard) Activations() (n int, bytes int64) { return s.resident, s.memory }
 
 // Step lets the machine take one input at a time (Unix microseconds) and appends what it wants done to fx. Inputs are
 // *Batch, *Read, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
@@ -422,7 +423,7 @@ func (s *Shard) storeStates() {
 	s.index.Changed(func(grain string, seq uint64) {
 		_, rest, _ := strings.Cut(grain, "\x00")
 		kind, key, _ := strings.Cut(rest, "\x00")
-		if a := s.grains[grainKey{kind, key}]; a != nil && a.seq == seq && a.unstored() >= stateEvery && a.last <= applied {
+		if a := s.grains[kind][key]; a != nil && a.seq == seq && a.unstored() >= stateEvery && a.last <= applied {
 			s.storeState(a)
 		}
 	})

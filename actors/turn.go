@@ -38,7 +38,7 @@ func (s *Shard) run(a *activation, e *grains.EventType, in grains.Input, msg pro
 	s.message = turnMessage{activation: a, event: e, in: in, message: msg, runner: &s.runner}
 	a.mailbox.PostUserMessage(&s.message)
 	if !s.message.handled {
-		return grains.Outcome{Err: fmt.Errorf("the activation of %v did not take its turn", a.ref())}
+		return grains.Outcome{Err: fmt.Errorf("the activation of %v did not take its turn", a.name)}
 	}
 	return s.message.outcome
 }
@@ -50,7 +50,7 @@ func (s *Shard) turn(a *activation, e *grains.EventType, msg proto.Message, send
 	s.Stats.Turns++
 	s.room(fx)
 	rec.Kind, rec.Key, rec.Seq, rec.Logic = a.kind.Name, a.keyBytes, a.seq+1, a.kind.Version
-	out := s.run(a, e, grains.Input{Grain: a.ref(), Seq: rec.Seq, Now: rec.Time, EventTime: rec.EventTime, Sender: sender,
+	out := s.run(a, e, grains.Input{Grain: a.name, Seq: rec.Seq, Now: rec.Time, EventTime: rec.EventTime, Sender: sender,
 		Seed: seed(s.index.Lineage(), a.keyBytes)}, msg)
 	if reason, ok := grains.Rejection(out.Err); ok {
 		rec.Type, rec.Reason = entry.Void, []byte(reason)
@@ -192,7 +192,7 @@ func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
 	if err != nil {
 		return s.deadLetter(m, kind, err.Error(), fx)
 	}
-	a := s.grains[grainKey{kind.Name, string(m.Key)}] // found without a copy of the key
+	a := s.grains[kind.Name][string(m.Key)] // found without a copy of the key
 	if a == nil || a.state == nil {
 		a, err = s.activate(kind, string(m.Key))
 	}
