@@ -11,6 +11,7 @@ import (
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/grains/account"
 	"github.com/granary-dev/granary/grains/merchant"
+	"github.com/granary-dev/granary/grains/probe"
 )
 
 // Definitions are the built-in kinds, to be combined with kinds of one's own.
@@ -18,6 +19,7 @@ func Definitions() []*grains.Definition {
 	return []*grains.Definition{
 		account.Kind.MustDefine(),
 		merchant.Kind.MustDefine(),
+		probe.Kind.MustDefine(),
 	}
 }
 

@@ -4,7 +4,7 @@ import "testing"
 
 func TestBuiltin(t *testing.T) {
 	c := Builtin()
-	for _, name := range []string{"account", "merchant"} {
+	for _, name := range []string{"account", "merchant", "probe"} {
 		if _, ok := c.Kind(name); !ok {
 			t.Errorf("no kind %q", name)
 		}
