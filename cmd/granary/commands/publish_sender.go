@@ -74,6 +74,9 @@ func (s *eventSender) gather(ctx context.Context) (batch []item, last, err error
 		}
 		var bad *cloudevents.Error
 		switch {
+		case errors.As(next.err, &bad) && len(batch) > 0:
+			s.held = &next // what is told is told in the order of the lines
+			return batch, nil, nil
 		case errors.As(next.err, &bad):
 			s.tally.invalid(next.line, bad)
 			if !s.keepGoing {
