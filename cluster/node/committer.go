@@ -1,10 +1,7 @@
 package node
 
 import (
-	"fmt"
 	"sync"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/cluster/replication"
@@ -61,13 +58,13 @@ func (c *committer) wakeUp() {
 
 // run is the loop: take what the shards ask for, write it, sync, tell the shards.
 func (c *committer) run() {
-	batch := c.node.store.NewBatch()
-	defer func() { _ = batch.Close() }()
+	loop := replication.NewLoop(c.host, c.node.store)
+	defer func() { _ = loop.Close() }()
 	var spare []work
 	for {
 		// the groups have something to do from the start: their elections
 		for c.host.Busy() {
-			if err := c.round(&batch); err != nil {
+			if err := loop.Round(c.deliver); err != nil {
 				c.node.opts.Logger.Error("the commit loop failed, the node stops", "error", err)
 				c.node.fail(err)
 				return
@@ -108,37 +105,9 @@ func (c *committer) run() {
 		}
 		clear(todo)
 		spare = todo
-		c.deliver()
+		loop.Tell(c.deliver)
 	}
 }
 
-// round writes what the groups have to write. What need not be durable waits in the batch for what must.
-func (c *committer) round(batch **pebble.Batch) error {
-	sync, err := c.host.Collect(*batch)
-	if err != nil {
-		return err
-	}
-	c.deliver()
-	if !sync {
-		return nil
-	}
-	if err := (*batch).Commit(pebble.Sync); err != nil {
-		// nobody knows what of it is on disk: going on could acknowledge what is lost
-		return fmt.Errorf("the journal could not be written: %w", err)
-	}
-	if err := (*batch).Close(); err != nil {
-		return err
-	}
-	*batch = c.node.store.NewBatch()
-	if err := c.host.Persisted(); err != nil {
-		return err
-	}
-	return nil
-}
-
-// deliver hands the shards what happened.
-func (c *committer) deliver() {
-	for _, e := range c.host.Events() {
-		c.node.shards[e.Shard-1].post(e.Input)
-	}
-}
+// deliver hands a shard what happened.
+func (c *committer) deliver(e replication.Event) { c.node.shards[e.Shard-1].post(e.Input) }
