@@ -5,6 +5,8 @@ SHELL := /bin/bash
 export CGO_ENABLED := 0
 
 SEEDS    ?= 1000
+SEED     ?= 1
+TIME     ?= 60s
 FUZZTIME ?= 10s
 COUNT    ?= 5
 PKG      ?= ./...
@@ -68,6 +70,14 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 .PHONY: crash
 crash: ## run SEEDS (1000) seeds of the crash test
 	go test ./loadtest/crash -count=1 -timeout=0 -seeds=$(SEEDS)
+
+.PHONY: sim
+sim: ## run SEEDS (1000) seeds of the simulation, from SEED (1) on, TIME (60s) of faults each
+	go test ./loadtest/sim -run TestSeeds -count=1 -timeout=0 -v -seeds=$(SEEDS) -seed=$(SEED) -virtual=$(TIME) | grep -v '^ *---\|^=== RUN\|hash'
+
+.PHONY: mutants
+mutants: ## plant one bug after the other in the production code and let the simulation find it
+	go run ./loadtest/mutants
 
 .PHONY: bench
 bench: ## run the benchmarks of PKG (all), COUNT (5) times each

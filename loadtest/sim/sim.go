@@ -1,0 +1,356 @@
+// Package sim runs the code of a node, its clients and the network between them in one goroutine, on virtual time, and lets
+// everything go wrong that a seed draws: power cuts in the middle of a sync, disks that cannot sync or are full, messages
+// that are lost, late, doubled or overtaken, streams that break, clocks that jump.
+//
+// Here live the world (time, disks, network), the drivers of the machines of one node, and the faults. What the clients do
+// is drawn by package workload, and whether what they saw was right is for package judge to say. Here never live rules of
+// the node itself: what is driven is production code, from the gateway's sessions to Pebble.
+//
+// Invariant: one seed is one run. Nothing is drawn from anything but the seed, and nothing depends on which goroutine of
+// the store is faster: the world goes on only when all of them wait.
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/grains"
+	"github.com/granary-dev/granary/loadtest/judge"
+	"github.com/granary-dev/granary/loadtest/workload"
+)
+
+// Options of a run. The zero value of a field means its default.
+type Options struct {
+	// Seed of everything.
+	Seed uint64
+	// Virtual is how long faults happen; 60 s by default. Healing and reading back come after it.
+	Virtual time.Duration
+	// Shards of the cluster; 8 by default.
+	Shards int
+	// Clients, half of them producers; 8 by default.
+	Clients int
+	// Catalog of kinds; must hold probe.
+	Catalog *grains.Catalog
+	// Faults that happen; drawn from the seed by default.
+	Faults *Faults
+	// Timeline is how many of its last lines a run keeps for people.
+	Timeline int
+	// Verify reads a data folder at the end, as an independent reader.
+	Verify func(disk *Disk, dir string) error
+}
+
+// Faults are the chances of what can go wrong.
+type Faults struct {
+	// Drop, Duplicate and Delay of a message between shards.
+	Drop, Duplicate, Delay float64
+	// Cut of a stream during its life, and of a call.
+	Cut float64
+	// Crashes is the mean time between two; 0: none. SyncFails is the share of them that are failing syncs.
+	Crashes   time.Duration
+	SyncFails float64
+	// ClockJumps and DiskFulls: the mean times between two; 0: none.
+	ClockJumps, DiskFulls time.Duration
+	// Lost is the chance that a batch is lost between gateway and shard, while those behind it arrive.
+	Lost float64
+	// Refused is the chance that Raft takes a proposal for nothing, and with it all that the shard did meanwhile.
+	Refused float64
+	// Flip is the chance that a bit of a log flips at a crash.
+	Flip float64
+}
+
+// drawFaults draws which faults a run has: at least three kinds, and crashes always.
+func drawFaults(rnd *rand.Rand) *Faults {
+	some := func(most float64) float64 {
+		if rnd.IntN(3) == 0 {
+			return 0
+		}
+		return most * rnd.Float64()
+	}
+	f := &Faults{Drop: some(0.05), Duplicate: some(0.05), Delay: some(0.01), Cut: some(0.5), Lost: some(0.02), Refused: some(0.02), Flip: some(0.5),
+		Crashes: time.Duration(2+rnd.IntN(10)) * time.Second, SyncFails: some(0.4)}
+	if rnd.IntN(2) == 0 {
+		f.ClockJumps = time.Duration(3+rnd.IntN(20)) * time.Second
+	}
+	if rnd.IntN(3) == 0 {
+		f.DiskFulls = time.Duration(10+rnd.IntN(30)) * time.Second
+	}
+	kinds := 0
+	for _, chance := range []float64{f.Drop, f.Duplicate, f.Delay, f.Cut, f.Lost, f.Refused} {
+		if chance > 0 {
+			kinds++
+		}
+	}
+	if kinds < 3 {
+		return drawFaults(rnd)
+	}
+	return f
+}
+
+// Report is what a run did.
+type Report struct {
+	// Seed of the run, and Hash of all that happened in it.
+	Seed, Hash uint64
+	// Virtual time that went by.
+	Virtual time.Duration
+	// Totals of the operations; Duplicates are events that the node knew already.
+	workload.Totals
+	Duplicates int
+	// Crashes, and all Faults by kind.
+	Crashes int
+	Faults  map[string]int
+	// Violations found; none in a good run.
+	Violations []string
+	// Story is what clients did with the grain of the first violation, for people.
+	Story string
+	// Timeline is the end of the run for people.
+	Timeline []string
+	// History of the operations.
+	History *workload.History
+}
+
+// Run runs one seed. It must be called from a test that is not parallel: the randomness of the whole process is the
+// seed's meanwhile.
+func Run(t *testing.T, o Options) *Report {
+	t.Helper()
+	if o.Virtual == 0 {
+		o.Virtual = time.Minute
+	}
+	if o.Shards == 0 {
+		o.Shards = 8
+	}
+	if o.Clients == 0 {
+		o.Clients = 8
+	}
+	w := &world{o: o, rnd: rand.New(rand.NewPCG(o.Seed, 0)), nodes: make([]*node, 1), disks: []*Disk{NewDisk()},
+		report: &Report{Seed: o.Seed, Faults: map[string]int{}}}
+	if w.o.Faults == nil {
+		w.o.Faults = drawFaults(w.rnd)
+	}
+	w.kind, _ = o.Catalog.Kind(workload.Kind)
+	w.workload = workload.New(workload.Options{Seed: o.Seed, Clients: o.Clients})
+	w.hash.Reset()
+	cryptotest.SetGlobalRandom(t, o.Seed)
+	synctest.Test(t, func(*testing.T) { w.run() })
+	w.report.Hash, w.report.Virtual, w.report.Timeline = w.hash.Sum64(), w.now, w.lines
+	w.report.Totals, w.report.History = w.history.Totals(), &w.history
+	return w.report
+}
+
+// run is the life of the world.
+func (w *world) run() {
+	defer func() {
+		for _, n := range w.nodes {
+			if n != nil {
+				n.bury()
+			}
+		}
+	}()
+	w.start(0)
+	for i := range w.workload.Clients() {
+		if w.workload.IsProducer(i) {
+			w.clients = append(w.clients, w.newProducer(i))
+		} else {
+			w.clients = append(w.clients, &caller{world: w, id: i})
+		}
+		w.works(i)
+	}
+	w.trouble()
+	w.until(w.o.Virtual, never)
+	w.until(4*w.o.Virtual, func() bool { return w.acked >= w.enough() })
+	w.heal()
+	// what has no outcome gets one, and what is on its way arrives
+	end := w.now + time.Minute
+	w.until(end, w.settled)
+	if w.over {
+		return
+	}
+	if !w.settled() {
+		w.fail("no progress: a minute after all was healed, %s", w.unsettled())
+		return
+	}
+	w.finish()
+}
+
+func never() bool { return false }
+
+// enough is how many acknowledged operations make a run one that counts: a run of a minute goes on until it has so many,
+// and nobody hurries once there are twice as many.
+func (w *world) enough() int { return int(2200 * w.o.Virtual / time.Minute) }
+
+// works lets a client do one operation after the other until the faults are over.
+func (w *world) works(i int) {
+	w.after(w.between(time.Millisecond, 110*time.Millisecond), func() {
+		if w.healed {
+			return
+		}
+		if w.clients[i].pending() < 20 && w.acked < 2*w.enough() {
+			w.clients[i].next()
+		}
+		w.works(i)
+	})
+}
+
+// trouble sets the faults going.
+func (w *world) trouble() {
+	f := w.o.Faults
+	again := func(mean time.Duration, do func()) {
+		if mean == 0 {
+			return
+		}
+		var next func()
+		next = func() {
+			w.after(w.between(mean/4, 2*mean), func() {
+				if !w.healed {
+					do()
+					next()
+				}
+			})
+		}
+		next()
+	}
+	again(f.Crashes, func() {
+		n := w.nodes[0]
+		if n == nil {
+			return
+		}
+		switch draw := w.rnd.Float64(); {
+		case draw < f.SyncFails:
+			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), fail: true, seed: w.rnd.Uint64()}
+		case draw < 0.8:
+			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), after: w.rnd.IntN(2) == 0, seed: w.rnd.Uint64()}
+		default:
+			w.count("crash between syncs")
+			synctest.Wait()
+			w.crash(n, n.disk.Crash(w.rnd, w.rnd.Float64()))
+		}
+	})
+	again(f.ClockJumps, func() {
+		w.count("clock jumps")
+		w.skew = w.between(-time.Minute, time.Minute)
+	})
+	again(f.DiskFulls, func() {
+		w.count("disk full")
+		w.disks[0].free = reserve / 2
+		w.after(w.between(time.Second, 5*time.Second), w.room)
+	})
+}
+
+func (w *world) room() {
+	for _, d := range w.disks {
+		d.free = 1 << 40
+	}
+}
+
+// heal ends all faults.
+func (w *world) heal() {
+	w.trace("all is healed")
+	w.healed, w.planned, w.skew = true, nil, 0
+	w.room()
+}
+
+// settled tells whether every operation has its outcome and every send has arrived.
+func (w *world) settled() bool { return w.unsettled() == "" }
+
+func (w *world) unsettled() string {
+	for i, c := range w.clients {
+		if n := c.pending(); n > 0 {
+			return fmt.Sprintf("client %d waits for %d outcomes", i, n)
+		}
+	}
+	for _, n := range w.nodes {
+		switch {
+		case n == nil:
+			return "a node is down"
+		case n.led < len(n.shards):
+			return fmt.Sprintf("%d of %d shards lead", n.led, len(n.shards))
+		case !n.quiet():
+			return "some sends have not arrived"
+		}
+	}
+	return ""
+}
+
+// finish reads everything back, stops the nodes and lets the judges speak.
+func (w *world) finish() {
+	final := w.readBack()
+	if w.over {
+		return
+	}
+	for i, n := range w.nodes {
+		w.nodes[i] = nil
+		if err := n.close(); err != nil {
+			w.fail("n%d does not close: %v", n.id, err)
+			return
+		}
+		if w.o.Verify == nil {
+			continue
+		}
+		if err := w.o.Verify(n.disk, dataDir); err != nil {
+			w.fail("verify: %v", err)
+		}
+	}
+	w.judge(final)
+}
+
+// readBack reads the probes that were ever written to.
+func (w *world) readBack() judge.Final {
+	final := judge.Final{}
+	left := 0
+	keys := map[string]bool{}
+	for _, r := range w.history.Records() {
+		keys[r.Key] = true
+		if r.To != "" {
+			keys[r.To] = true
+		}
+	}
+	for _, key := range sorted(keys) {
+		left++
+		get := &actors.Get{Kind: w.kind, Key: key}
+		w.ask(0, get, false, func(r *actors.Read) {
+			left--
+			if r.Failed != actors.Folded {
+				w.fail("%s cannot be read: %v: %s", key, r.Failed, r.Why)
+				return
+			}
+			probe := w.decode(get.State)
+			final[key] = judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance()}
+		})
+	}
+	w.until(w.now+time.Minute, func() bool { return left == 0 })
+	if left > 0 {
+		w.fail("%d final reads have no answer", left)
+	}
+	return final
+}
+
+// judge holds what clients saw against what is there.
+func (w *world) judge(final judge.Final) {
+	for _, v := range judge.Check(&w.history, final) {
+		w.fail("%v", v)
+		if v.Key != "" && len(w.report.Violations) == 1 {
+			w.report.Story = w.history.Timeline(v.Key)
+		}
+	}
+}
+
+// Problem is the report as an error, with all that is needed to run it again; nil for a good run.
+func (r *Report) Problem(command string) error {
+	if len(r.Violations) == 0 {
+		return nil
+	}
+	faults := make([]string, 0, len(r.Faults))
+	for _, f := range sorted(r.Faults) {
+		faults = append(faults, fmt.Sprintf("%s %d", f, r.Faults[f]))
+	}
+	lines := slices.Concat([]string{fmt.Sprintf("seed %d after %v:", r.Seed, r.Virtual)}, r.Violations,
+		[]string{"faults: " + strings.Join(faults, ", "), "again: " + command, r.Story, "the end of the run:"}, r.Timeline)
+	return errors.New(strings.Join(lines, "\n"))
+}

@@ -1,0 +1,109 @@
+package sim
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/granary-dev/granary/grains/catalog"
+	"github.com/granary-dev/granary/loadtest/workload"
+	"github.com/granary-dev/granary/persistence/verify"
+)
+
+// usualSeeds is how many seeds a plain run of the tests has.
+var usualSeeds = 100
+
+var (
+	seeds    = flag.Int("seeds", 0, "how many seeds to run")
+	seed     = flag.Uint64("seed", 0, "the first seed; by default one that belongs to the commit")
+	virtual  = flag.Duration("virtual", time.Minute, "how long faults happen, in virtual time")
+	timeline = flag.Int("timeline", 60, "how many lines of the timeline a failure shows")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *seeds == 0 {
+		*seeds = usualSeeds
+	}
+	if *seed == 0 {
+		*seed = seedOfCommit()
+	}
+	os.Exit(m.Run())
+}
+
+// seedOfCommit is the same for all runs of one commit, so that what is red stays red, and another one for each commit.
+func seedOfCommit() uint64 {
+	out, err := exec.Command("git", "rev-parse", "HEAD").Output()
+	if err != nil {
+		return 1
+	}
+	return xxhash.Sum64(out) >> 24
+}
+
+// readByOthers is the independent reader.
+func readByOthers(disk *Disk, dir string) error {
+	r, err := verify.Run(context.Background(), verify.Options{Dir: dir, FS: disk, Catalog: catalog.Builtin()})
+	if err != nil {
+		return err
+	}
+	if len(r.Findings) > 0 {
+		return fmt.Errorf("%d findings: %v", r.Total, r.Findings[0])
+	}
+	return nil
+}
+
+// TestSameSeedSameRun: a seed gives the same run twice, to the last byte of its trace.
+func TestSameSeedSameRun(t *testing.T) {
+	for s := *seed; s < *seed+uint64(*seeds); s++ {
+		var lines [2][]string
+		var hashes [2]uint64
+		for i := range hashes {
+			r := Run(t, Options{Seed: s, Virtual: *virtual, Catalog: catalog.Builtin(), Timeline: 1 << 20})
+			hashes[i], lines[i] = r.Hash, r.Timeline
+		}
+		if hashes[0] == hashes[1] {
+			continue
+		}
+		for i, line := range lines[0] {
+			if i >= len(lines[1]) || line != lines[1][i] {
+				t.Errorf("seed %d: line %d is\n%s\nand then\n%s", s, i, line, append(lines[1], "nothing")[min(i, len(lines[1]))])
+				break
+			}
+		}
+	}
+}
+
+// TestSeeds runs seeds and lets the judges speak.
+func TestSeeds(t *testing.T) {
+	all := map[string]int{}
+	var totals workload.Totals
+	var crashes int
+	var went time.Duration
+	for s := *seed; s < *seed+uint64(*seeds); s++ {
+		t.Run(fmt.Sprint(s), func(t *testing.T) {
+			start := time.Now()
+			r := Run(t, Options{Seed: s, Virtual: *virtual, Catalog: catalog.Builtin(), Timeline: *timeline, Verify: readByOthers})
+			if err := r.Problem(fmt.Sprintf("go test ./loadtest/sim -run TestSeeds -seeds 1 -seed %d -virtual %v", s, *virtual)); err != nil {
+				t.Fatal(err)
+			}
+			for fault, n := range r.Faults {
+				all[fault] += n
+			}
+			totals.OK, totals.Failed, totals.Unknown, totals.Contended = totals.OK+r.OK, totals.Failed+r.Failed, totals.Unknown+r.Unknown, totals.Contended+r.Contended
+			crashes, went = crashes+r.Crashes, went+r.Virtual
+			if *virtual >= time.Minute && (r.OK < 2000 || len(r.Faults) < 3 || r.Crashes == 0) {
+				t.Errorf("seed %d proves little: %+v, %d crashes, faults %v", s, r.Totals, r.Crashes, r.Faults)
+			}
+			if testing.Verbose() {
+				t.Logf("seed %d: %+v, %d duplicates, %d crashes, %v, hash %016x, %v virtual in %v", s, r.Totals, r.Duplicates, r.Crashes, r.Faults, r.Hash, r.Virtual, time.Since(start))
+			}
+		})
+	}
+	t.Logf("%d seeds from %d, %.1f virtual hours: %+v, %d crashes, faults %v", *seeds, *seed, went.Hours(), totals, crashes, all)
+}
