@@ -86,3 +86,37 @@ func (l *labelled) drop() {
 		l.head = 0
 	}
 }
+
+// Ahead reads up to n transactions now, so that making them does not take the processor from what is measured later, and
+// goes on reading the source behind them.
+func Ahead(source Source, n int) Source {
+	a := &ahead{source: source, ready: make([]Transaction, 0, n)}
+	for len(a.ready) < n && a.err == nil {
+		t, err := source.Next()
+		if err != nil {
+			a.err = err
+			break
+		}
+		a.ready = append(a.ready, t)
+	}
+	return a
+}
+
+type ahead struct {
+	source Source
+	ready  []Transaction
+	at     int
+	err    error // of the source, behind what is ready
+}
+
+func (a *ahead) Next() (Transaction, error) {
+	if a.at < len(a.ready) {
+		a.at++
+		return a.ready[a.at-1], nil
+	}
+	a.ready = nil
+	if a.err != nil {
+		return Transaction{}, a.err
+	}
+	return a.source.Next()
+}

@@ -199,3 +199,38 @@ func TestHandbook(t *testing.T) {
 		t.Errorf("%d transactions by %d customers, scenarios %v", w.transactions, len(w.customers), w.scenarios)
 	}
 }
+
+// TestAhead: what was read ahead comes first, and nothing is left out, doubled or made up at the end.
+func TestAhead(t *testing.T) {
+	for _, n := range []int{0, 1, 3, 5, 9} {
+		source := &few{left: 5}
+		ahead := transactions.Ahead(source, n)
+		if want := max(0, 5-n); source.left != want {
+			t.Errorf("%d ahead: %d are left in the source", n, source.left)
+		}
+		for i := range 5 {
+			if got, err := ahead.Next(); err != nil || got.ID != uint64(i) {
+				t.Fatalf("%d ahead: transaction %d is %+v, %v", n, i, got, err)
+			}
+		}
+		for range 2 {
+			if _, err := ahead.Next(); !errors.Is(err, io.EOF) {
+				t.Fatalf("%d ahead: behind the end: %v", n, err)
+			}
+		}
+	}
+}
+
+type few struct {
+	left int
+	next uint64
+}
+
+func (f *few) Next() (Transaction, error) {
+	if f.left == 0 {
+		return Transaction{}, io.EOF
+	}
+	f.left--
+	f.next++
+	return Transaction{ID: f.next - 1}, nil
+}

@@ -118,10 +118,16 @@ func (a *app) loadTransactions(ctx context.Context, t *target, l load) error {
 	return loadVerdict(report, checked)
 }
 
+// ahead is how many transactions are generated before a load at full speed begins: some seconds' worth.
+const ahead = 1 << 20
+
 // feed opens or generates what is sent.
 func (l *load) feed() (feed transactions.Feed, done func(), err error) {
 	var source transactions.Source = transactions.Generate(l.parameters)
 	done = func() {}
+	if l.rate == 0 && l.from == "" {
+		source = transactions.Ahead(source, ahead)
+	}
 	if l.from != "" {
 		file, err := transactions.Open(l.from)
 		if err != nil {
