@@ -227,6 +227,9 @@ func (o *outbox) back(t *target, to persistence.Mark, now int64) {
 // set tells how a target stands. One that does not answer holds nobody up: its sends are in the log. One that takes them
 // in too slowly does.
 func (o *outbox) set(t *target, lags, away bool) {
+	if t.lags == lags && t.away == away {
+		return
+	}
 	count := func(by int) {
 		if t.lags {
 			o.behind += by

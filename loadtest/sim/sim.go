@@ -182,7 +182,7 @@ func (w *world) run() {
 func never() bool { return false }
 
 // enough is how many acknowledged operations make a run one that counts: a run of a minute goes on until it has so many,
-// and nobody hurries once there are twice as many.
+// and pauses once there are a quarter more.
 func (w *world) enough() int { return int(2200 * w.o.Virtual / time.Minute) }
 
 // works lets a client do one operation after the other until the faults are over.
@@ -191,7 +191,7 @@ func (w *world) works(i int) {
 		if w.healed {
 			return
 		}
-		if w.clients[i].pending() < 20 && w.acked < 2*w.enough() {
+		if w.clients[i].pending() < 20 && w.acked < w.enough()+w.enough()/4 {
 			w.clients[i].next()
 		}
 		w.works(i)

@@ -147,8 +147,16 @@ func (b *Builder) Close(h Header) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
 }
 
+// fewNames are looked through before the map is asked: most entries have no more, and comparing them costs less.
+const fewNames = 8
+
 // name returns the index of s in the table of names.
 func (b *Builder) name(s string) uint64 {
+	for i, known := range b.order[:min(len(b.order), fewNames)] {
+		if known == s {
+			return uint64(i)
+		}
+	}
 	i, ok := b.names[s]
 	if !ok {
 		i = uint64(len(b.order))
