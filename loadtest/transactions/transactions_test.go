@@ -204,7 +204,7 @@ func TestHandbook(t *testing.T) {
 func TestAhead(t *testing.T) {
 	for _, n := range []int{0, 1, 3, 5, 9} {
 		source := &few{left: 5}
-		ahead := transactions.Ahead(source, n)
+		ahead := Ahead(source, n)
 		if want := max(0, 5-n); source.left != want {
 			t.Errorf("%d ahead: %d are left in the source", n, source.left)
 		}
