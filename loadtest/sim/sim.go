@@ -339,7 +339,17 @@ func (w *world) judge(final judge.Final) {
 			w.report.Story = w.history.Timeline(v.Key)
 		}
 	}
+	// a second opinion on some grains, by a checker that knows none of the rules
+	for i, key := range sorted(final) {
+		if uint64(i)%secondOpinion == w.o.Seed%secondOpinion && !w.over && !judge.Linearizable(&w.history, final, key) {
+			w.fail("%s is not linearizable", key)
+			w.report.Story = w.history.Timeline(key)
+		}
+	}
 }
+
+// secondOpinion is for one in how many grains porcupine is asked.
+const secondOpinion = 20
 
 // Problem is the report as an error, with all that is needed to run it again; nil for a good run.
 func (r *Report) Problem(command string) error {
