@@ -31,8 +31,7 @@ type Disk struct {
 	// beforeSync is asked before data becomes durable; an error is that of the sync, which then saved nothing.
 	beforeSync func(name string) error
 	// free is what is left for programs, in bytes.
-	free  uint64
-	syncs uint64
+	free uint64
 }
 
 // inode is a file, whatever it is called.
@@ -459,7 +458,6 @@ func (h *handle) Sync() error {
 	d := h.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.syncs++
 	if !h.dir {
 		h.file.pending = slices.DeleteFunc(h.file.pending, func(w pendingWrite) bool { return !w.lost })
 		return nil

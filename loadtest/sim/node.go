@@ -186,9 +186,8 @@ func (n *node) round() {
 	}
 	n.loop.Tell(n.tell)
 	if n.host.Busy() {
-		before := n.disk.syncs
+		n.world.trace("n%d round", n.id)
 		err := n.sync()
-		n.world.trace("n%d round %d syncs", n.id, n.disk.syncs-before)
 		if err != nil {
 			n.world.stops(n, err)
 			return
