@@ -48,7 +48,12 @@ func (n *nodeConn) callFailure(asked string, err error) *failure {
 		return failed("", "%s: %w", asked, err)
 	}
 	f = statusFailure(st.Proto())
-	f.problem = fmt.Sprintf("%s at %s: %s: %s", asked, n.target, f.code, st.Message())
+	message := st.Message()
+	if st.Code() == codes.DeadlineExceeded && !hasInfo(st) {
+		// the library has several texts for it, and which one comes is chance
+		message = fmt.Sprintf("no answer within %v", n.timeout)
+	}
+	f.problem = fmt.Sprintf("%s at %s: %s: %s", asked, n.target, f.code, message)
 	f.cause = err
 	return f
 }
