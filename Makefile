@@ -73,7 +73,7 @@ crash: ## run SEEDS (1000) seeds of the crash test
 
 .PHONY: sim
 sim: ## run SEEDS (1000) seeds of the simulation, from SEED (1) on, TIME (60s) of faults each
-	go test ./loadtest/sim -run TestSeeds -count=1 -timeout=0 -v -seeds=$(SEEDS) -seed=$(SEED) -virtual=$(TIME) | grep -v '^ *---\|^=== RUN\|hash'
+	set -o pipefail; go test ./loadtest/sim -run TestSeeds -count=1 -timeout=0 -v -seeds=$(SEEDS) -seed=$(SEED) -virtual=$(TIME) | grep -v '^ *--- PASS\|^=== RUN\|, hash '
 
 .PHONY: mutants
 mutants: ## plant one bug after the other in the production code and let the simulation find it

@@ -167,14 +167,17 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, again bool) 
 	}
 }
 
-// send hands over what was taken. All that is handed over in one step lies in one allocation.
+// keptTaken is how much room for sends the outbox keeps between two steps.
+const keptTaken = 4096
+
+// send hands over what was taken. Each target gets memory of its own, of the right size: a slow one must not hold what went
+// to the others.
 func (o *outbox) send(fx *Effects) {
 	if len(o.taken) == 0 {
 		return
 	}
-	room := make([]Sent, len(o.taken))
 	for _, t := range o.touched {
-		t.open.Sends, room = room[:0:t.fill], room[t.fill:]
+		t.open.Sends = make([]Sent, 0, t.fill)
 	}
 	for i := range o.taken {
 		in := o.taken[i].to.open
@@ -187,6 +190,9 @@ func (o *outbox) send(fx *Effects) {
 	clear(o.taken)
 	clear(o.touched)
 	o.taken, o.touched = o.taken[:0], o.touched[:0]
+	if cap(o.taken) > keptTaken {
+		o.taken = nil
+	}
 }
 
 // ack takes the answer of a target.

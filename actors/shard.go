@@ -419,11 +419,11 @@ func (s *Shard) checkpoint(force bool) error {
 // storeStates adds the states of busy grains to the next checkpoint: a grain that is loaded again after a crash starts
 // there instead of reading its records one by one.
 func (s *Shard) storeStates() {
-	applied, _ := s.index.Applied()
 	s.index.Changed(func(grain string, seq uint64) {
 		_, rest, _ := strings.Cut(grain, "\x00")
 		kind, key, _ := strings.Cut(rest, "\x00")
-		if a := s.grains[kind][key]; a != nil && a.seq == seq && a.unstored() >= stateEvery && a.last <= applied {
+		// one whose last record is the last applied holds nothing uncommitted
+		if a := s.grains[kind][key]; a != nil && a.seq == seq && a.unstored() >= stateEvery {
 			s.storeState(a)
 		}
 	})

@@ -166,5 +166,9 @@ func (m *mutant) try(seeds int) (found string, err error) {
 		}
 		return fmt.Sprintf("found after %d seeds, %.1f s: %.150s", seed-firstSeed+1, time.Since(start).Seconds(), match[2]), nil
 	}
-	return fmt.Sprintf("found, %.1f s: %.300s", time.Since(start).Seconds(), bytes.TrimSpace(out)), nil
+	if at := bytes.Index(out, []byte("panic: ")); at >= 0 {
+		return fmt.Sprintf("found, %.1f s: %.150s", time.Since(start).Seconds(), out[at:]), nil
+	}
+	// a seed that proves little, say, has not found the bug
+	return "", fmt.Errorf("the simulation failed without a violation:\n%.1000s", out)
 }

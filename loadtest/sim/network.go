@@ -133,7 +133,7 @@ func (c *conn) route() {
 	for len(c.waiting) > 0 {
 		p := c.waiting[0]
 		var refused *answer.Refusal
-		switch err := error(nil); {
+		switch {
 		case c.machine.Halted():
 			refused = answer.Overloaded()
 		case !c.world.healed && c.world.chance(c.world.o.Faults.Lost):
@@ -147,7 +147,8 @@ func (c *conn) route() {
 			})
 			continue
 		default:
-			if err = c.node.shards[p.Shard-1].publish(&p.Batch); err == routing.ErrOverloaded { //nolint:errorlint // as the router returns it
+			err := c.node.shards[p.Shard-1].publish(&p.Batch)
+			if err == routing.ErrOverloaded { //nolint:errorlint // as the router returns it
 				c.node.after(time.Millisecond, func() {
 					if c.open {
 						c.route()
@@ -191,7 +192,6 @@ func (c *conn) answer() {
 		if closed {
 			c.open = false
 		}
-		alive := c // what is under way when the stream breaks is lost
 		c.world.at(c.toThere, func() {
 			switch {
 			case closed:
@@ -200,7 +200,7 @@ func (c *conn) answer() {
 					err = status.GRPCStatus().Err()
 				}
 				c.client.step(clientsession.Lost{Epoch: c.epoch, Err: err})
-			case alive.open:
+			case c.open: // what is under way when the stream breaks is lost
 				c.client.step(clientsession.Received{Epoch: c.epoch, Response: response})
 			}
 		})

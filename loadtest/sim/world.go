@@ -158,7 +158,6 @@ func (w *world) sync(disk *Disk, name string) error {
 	if p.in--; p.in > 0 {
 		return nil
 	}
-	// all goroutines but this one wait, so the disk stands still
 	rnd := rand.New(rand.NewPCG(p.seed, 0))
 	if !p.after {
 		p.disk = disk.Crash(rnd, rnd.Float64())
