@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -60,8 +62,9 @@ func NewDisk() *Disk {
 }
 
 // Crash returns the disk as it is found after a power cut: all that was synced, the first of the pending changes of the
-// directory, and of each file's pending writes any sectors, each with the given chance.
-func (d *Disk) Crash(rnd *rand.Rand, chance float64) *Disk {
+// directory, and of each file's pending writes any sectors, each with the given chance. What is left follows from the seed
+// and from what was written, not from how many writes the store took for it or from the files that it works on besides.
+func (d *Disk) Crash(seed uint64, chance float64) *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	after := NewDisk()
@@ -72,7 +75,7 @@ func (d *Disk) Crash(rnd *rand.Rand, chance float64) *Disk {
 	for name, f := range d.saved {
 		names[name] = f
 	}
-	kept := rnd.IntN(len(d.ops) + 1)
+	kept := rand.New(rand.NewPCG(seed, 0)).IntN(len(d.ops) + 1)
 	for _, op := range d.ops[:kept] {
 		if op.file == nil {
 			delete(names, op.name)
@@ -81,19 +84,23 @@ func (d *Disk) Crash(rnd *rand.Rand, chance float64) *Disk {
 		}
 	}
 	moved := map[*inode]*inode{} // a file may have two names
-	for _, name := range sorted(names) {
+	nth := map[string]uint64{}   // of its kind, from the newest on: the store numbers files as it pleases
+	for _, name := range slices.Backward(sorted(names)) {
 		f := names[name]
 		if moved[f] == nil {
-			moved[f] = &inode{data: f.afterCrash(rnd, chance)}
+			kind := path.Ext(name)
+			nth[kind]++
+			moved[f] = &inode{data: f.afterCrash(rand.New(rand.NewPCG(seed, xxhash.Sum64String(kind)+nth[kind])), chance)}
 		}
 		after.files[name], after.saved[name] = moved[f], moved[f]
 	}
 	return after
 }
 
-// afterCrash draws what is left of a file.
+// afterCrash draws what is left of a file: sector by sector what was synced or what was written, or, where the disk was
+// just at it, the first of what was written and the rest of what was synced.
 func (f *inode) afterCrash(rnd *rand.Rand, chance float64) []byte {
-	data := slices.Clone(f.data)
+	data, written := slices.Clone(f.data), []byte(nil)
 	for _, w := range slices.Backward(f.pending) {
 		copy(data[w.at:], w.old)
 		if grown, had := w.at+len(w.new), w.at+len(w.old); grown == len(data) {
@@ -102,21 +109,36 @@ func (f *inode) afterCrash(rnd *rand.Rand, chance float64) []byte {
 			clear(data[had:grown]) // what came behind it was saved
 		}
 	}
+	written = slices.Clone(data)
 	for _, w := range f.pending {
-		if w.lost {
-			continue
-		}
-		for from := 0; from < len(w.new); {
-			to := min(len(w.new), (w.at+from)/sector*sector+sector-w.at)
-			if rnd.Float64() < chance {
-				if end := w.at + to; end > len(data) {
-					data = append(data, make([]byte, end-len(data))...)
-				}
-				copy(data[w.at+from:], w.new[from:to])
-			}
-			from = to
+		if !w.lost {
+			written = overwrite(written, w.at, w.new)
 		}
 	}
+	for at := 0; at < len(written); at += sector {
+		end := min(at+sector, len(written))
+		if bytes.Equal(written[at:end], data[min(at, len(data)):min(end, len(data))]) {
+			continue
+		}
+		switch draw := rnd.Float64(); {
+		case draw < chance:
+			data = overwrite(data, at, written[at:end])
+		case draw < chance+(1-chance)*torn:
+			data = overwrite(data, at, written[at:at+rnd.IntN(end-at+1)])
+		}
+	}
+	return data
+}
+
+// torn is the share of the sectors not saved of which a first part was.
+const torn = 0.1
+
+// overwrite puts bytes at an offset, behind zeros where the data ends before it.
+func overwrite(data []byte, at int, with []byte) []byte {
+	if grow := at + len(with) - len(data); grow > 0 {
+		data = append(data, make([]byte, grow)...)
+	}
+	copy(data[at:], with)
 	return data
 }
 
@@ -426,7 +448,7 @@ func (h *handle) WriteAt(p []byte, at int64) (int, error) {
 	}
 	w := pendingWrite{at: from, new: slices.Clone(p), old: slices.Clone(f.data[from:min(len(f.data), from+len(p))])}
 	f.pending = append(f.pending, w)
-	f.data = append(f.data[:max(from, 0)], append(p[:len(p):len(p)], f.data[min(len(f.data), from+len(p)):]...)...)
+	f.data = overwrite(f.data, from, p)
 	return len(p), nil
 }
 

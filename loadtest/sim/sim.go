@@ -164,7 +164,9 @@ func (w *world) run() {
 	}
 	w.trouble()
 	w.until(w.o.Virtual, never)
-	w.until(4*w.o.Virtual, func() bool { return w.acked >= w.enough() })
+	w.until(4*w.o.Virtual, func() bool {
+		return w.acked >= w.enough() && w.report.Crashes > 0 && len(w.report.Faults) >= 3
+	})
 	w.heal()
 	// what has no outcome gets one, and what is on its way arrives
 	end := w.now + time.Minute
@@ -181,9 +183,24 @@ func (w *world) run() {
 
 func never() bool { return false }
 
-// enough is how many acknowledged operations make a run one that counts: a run of a minute goes on until it has so many,
-// and pauses once there are a quarter more.
+// enough is how many acknowledged operations make a run one that counts: a run of a minute goes on until it has so many.
 func (w *world) enough() int { return int(2200 * w.o.Virtual / time.Minute) }
+
+// busy tells whether clients work now. They come in waves, each until they are ahead of what a run needs by burst, so that
+// all of the run has load, and its peaks have much.
+func (w *world) busy() bool {
+	ahead := w.acked - int(float64(w.enough())*w.now.Seconds()/w.o.Virtual.Seconds())
+	switch {
+	case ahead > burst:
+		w.resting = true
+	case ahead <= 0:
+		w.resting = false
+	}
+	return !w.resting
+}
+
+// burst is how many operations clients do ahead of what a run needs, before they rest.
+const burst = 300
 
 // works lets a client do one operation after the other until the faults are over.
 func (w *world) works(i int) {
@@ -191,7 +208,7 @@ func (w *world) works(i int) {
 		if w.healed {
 			return
 		}
-		if w.clients[i].pending() < 20 && w.acked < w.enough()+w.enough()/4 {
+		if w.clients[i].pending() < 20 && w.busy() {
 			w.clients[i].next()
 		}
 		w.works(i)
@@ -223,13 +240,13 @@ func (w *world) trouble() {
 		}
 		switch draw := w.rnd.Float64(); {
 		case draw < f.SyncFails:
-			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), fail: true, seed: w.rnd.Uint64()}
+			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), fail: true, seed: w.rnd.Uint64(), chance: w.rnd.Float64()}
 		case draw < 0.8:
-			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), after: w.rnd.IntN(2) == 0, seed: w.rnd.Uint64()}
+			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), after: w.rnd.IntN(2) == 0, seed: w.rnd.Uint64(), chance: w.rnd.Float64()}
 		default:
 			w.count("crash between syncs")
 			synctest.Wait()
-			w.crash(n, n.disk.Crash(w.rnd, w.rnd.Float64()))
+			w.crash(n, n.disk.Crash(w.rnd.Uint64(), w.rnd.Float64()))
 		}
 	})
 	again(f.ClockJumps, func() {

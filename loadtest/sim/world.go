@@ -33,6 +33,8 @@ type world struct {
 	seq    uint64
 	over   bool
 	healed bool
+	// resting clients wait until the run has caught up with them
+	resting bool
 
 	nodes      []*node
 	disks      []*Disk
@@ -59,7 +61,9 @@ type plannedCrash struct {
 	after bool // the sync came through, but nobody has heard of it
 	fail  bool // no power cut: the sync fails
 	seed  uint64
-	disk  *Disk // what it left
+	// chance of a sector that was not synced to be there all the same
+	chance float64
+	disk   *Disk // what it left
 }
 
 // errSync is what a disk says that cannot sync.
@@ -158,9 +162,8 @@ func (w *world) sync(disk *Disk, name string) error {
 	if p.in--; p.in > 0 {
 		return nil
 	}
-	rnd := rand.New(rand.NewPCG(p.seed, 0))
 	if !p.after {
-		p.disk = disk.Crash(rnd, rnd.Float64())
+		p.disk = disk.Crash(p.seed, p.chance)
 		if p.fail {
 			return errSync
 		}
@@ -225,15 +228,14 @@ func (w *world) dies(n *node) bool {
 		w.planned = nil
 		n.after(w.between(100*time.Millisecond, 2*time.Second), func() {
 			synctest.Wait()
-			w.crash(n, n.disk.Crash(w.rnd, 0))
+			w.crash(n, n.disk.Crash(p.seed, 0))
 		})
 		return false
 	}
 	if p.after {
 		w.count("crash after a sync")
 		synctest.Wait()
-		rnd := rand.New(rand.NewPCG(p.seed, 0))
-		left = n.disk.Crash(rnd, rnd.Float64())
+		left = n.disk.Crash(p.seed, p.chance)
 	} else {
 		w.count("crash in a sync")
 	}
