@@ -262,6 +262,10 @@ func (s *shard) run() {
 		}
 		s.step(now, in)
 	}
+	s.step(now, actors.Idle{})
+	if s.fx.Unfit != nil {
+		s.node.world.fail("%v", s.fx.Unfit) // binaries here have all that was ever needed
+	}
 	if s.fx.Leading && !s.led {
 		s.led = true
 		s.node.led++
@@ -269,8 +273,8 @@ func (s *shard) run() {
 			s.step(now, in)
 		}
 		s.early = nil
+		s.step(now, actors.Idle{})
 	}
-	s.step(now, actors.Idle{})
 	if s.failed == nil {
 		s.overloaded = s.machine.Overloaded()
 	}
