@@ -137,3 +137,44 @@ func TestSendToOtherLogicIsKept(t *testing.T) {
 		t.Errorf("the target has %d records", n)
 	}
 }
+
+// TestRetiredKind: a kind that the catalog has no more is nobody's concern, unless it is in the middle of a cut: then its
+// shard waits for a binary that can tell its grains apart.
+func TestRetiredKind(t *testing.T) {
+	w := newWorld(t, 1, 1<<20, 1000)
+	defer w.close()
+	w.cutGrains = 1
+	r := w.shards[0]
+	r.lead()
+	w.publish(&actors.Batch{Events: []actors.Event{w.event("a", "+1", ""), w.event("b", "+1", ""), w.event("c", "+1", "")}})
+	w.settle()
+	none, err := grains.NewCatalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	retire := func() {
+		t.Helper()
+		w.catalog = none
+		r.crash(len(r.proposed))
+		r.lead()
+	}
+	if retire(); !r.shard.Leading() {
+		t.Fatalf("%v", r.unfit)
+	}
+	w.catalog = bookCatalog(1000, 2, 1)
+	r.crash(0)
+	r.elect()
+	r.commit(len(r.proposed))
+	w.publish(&actors.Batch{Events: []actors.Event{w.event("c", "+2", "")}})
+	r.idle() // cuts a
+	if retire(); r.unfit == nil || !strings.Contains(r.unfit.Error(), `kind "book": 1 grain needs version 1 of its logic, this binary does not have the kind; kind "book": 1 grain needs version 2`) {
+		t.Fatalf("%v", r.unfit)
+	}
+	w.catalog = bookCatalog(1000, 2, 1)
+	r.crash(0)
+	w.settle()
+	w.checkStates()
+	if retire(); !r.shard.Leading() {
+		t.Fatalf("behind the cut: %v", r.unfit)
+	}
+}

@@ -28,9 +28,8 @@ import (
 //	big:n        write n bytes down
 //	!reason      refuse the event; the first word only
 //	fail, panic  write "broken" down and fail
-func book(t *grains.Turn, s, e *wrapperspb.StringValue) error { return bookOf(1)(t, s, e) }
-
-// bookOf is the book's logic in a version: from 2 on, it marks each item with a "'" for every raise, and says in what it
+//
+// bookOf is its logic in a version: from 2 on, it marks each item with a "'" for every raise, and says in what it
 // sends to other books who sent it.
 func bookOf(version int) func(t *grains.Turn, s, e *wrapperspb.StringValue) error {
 	return func(t *grains.Turn, s, e *wrapperspb.StringValue) error { return bookTurn(version, t, s, e) }
