@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
 
@@ -230,11 +231,19 @@ func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Op
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
+	p.ApplyCompressionSettings(compression)
 	// A read that meets corrupt bytes answers an error; it must not end the process, as Pebble would by default.
 	p.EventListener = &pebble.EventListener{
 		DataCorruption: func(i pebble.DataCorruptionInfo) { o.Logger.Error("stored bytes are corrupt", "detail", i.String()) },
 	}
 	return p
+}
+
+// compression leaves what a flush writes as it is, because it is soon written again, and packs what stays.
+func compression() pebble.DBCompressionSettings {
+	c := pebble.UniformDBCompressionSettings(block.SnappyCompression)
+	c.Levels[0] = block.NoCompression
+	return c
 }
 
 func (s *Store) identify(o Options) error {
