@@ -37,6 +37,8 @@ type Options struct {
 	NodeID uint64
 	// CacheBytes for blocks; 256 MiB by default.
 	CacheBytes int64
+	// OpenedBytes of log entries that are kept ready to be searched, over all shards; 128 MiB by default.
+	OpenedBytes int
 	// ReserveBytes of free disk space below which [Store.Full] tells to refuse writes; 256 MiB by default.
 	ReserveBytes uint64
 	// Logger for what the store reports; silent by default.
@@ -62,6 +64,7 @@ type Store struct {
 	id      Identity
 	dir     string
 	fs      vfs.FS
+	opened  int // bytes that may be kept opened, of all shards
 	reserve uint64
 	full    atomic.Bool
 }
@@ -100,6 +103,9 @@ func Open(o Options) (*Store, error) {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 256 << 20
 	}
+	if o.OpenedBytes == 0 {
+		o.OpenedBytes = 128 << 20
+	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = 256 << 20
 	}
@@ -135,7 +141,7 @@ func Open(o Options) (*Store, error) {
 		_ = lock.Close()
 		return nil, notOpened(o.Dir, err)
 	}
-	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, reserve: o.ReserveBytes}
+	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, opened: o.OpenedBytes, reserve: o.ReserveBytes}
 	if err := s.identify(o); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("data folder %s: %w", o.Dir, err)
