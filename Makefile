@@ -87,6 +87,10 @@ bench: ## run the benchmarks of PKG (all), COUNT (5) times each
 speed: build ## events a second of one node against the bare pipeline, alternating, COUNT (5) rounds
 	scripts/speed.sh $(COUNT)
 
+.PHONY: profile
+profile: ## profile a node under load for the compiler (cmd/granary/default.pgo)
+	scripts/profile.sh
+
 .PHONY: generate
 generate: build/proto ## generate the Go code of proto/
 	$(buf) generate

@@ -66,6 +66,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// MetricsHandler serves /metrics. Default: not found.
 	MetricsHandler http.Handler
+	// ProfileHandler serves /debug/pprof/. Default: not found.
+	ProfileHandler http.Handler
 	// Limits; the zero value of each means its default.
 	Limits Limits
 }

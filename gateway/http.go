@@ -43,6 +43,9 @@ func (g *Gateway) newHTTP() *http.Server {
 	if g.opts.MetricsHandler != nil {
 		mux.Handle("GET /metrics", g.opts.MetricsHandler)
 	}
+	if g.opts.ProfileHandler != nil {
+		mux.Handle("GET /debug/pprof/", g.opts.ProfileHandler)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", g.readyz)
 	mux.HandleFunc("/", notFound)

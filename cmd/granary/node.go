@@ -10,8 +10,9 @@ import (
 // startNode starts a node with its gateway in this process.
 func startNode(ctx context.Context, o commands.NodeOptions) (commands.Node, error) {
 	return node.Serve(ctx, node.ProcessOptions{
-		Options: node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, Logger: o.Logger},
-		Listen:  o.Listen,
-		Metrics: o.Metrics,
+		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, Logger: o.Logger},
+		Listen:   o.Listen,
+		Metrics:  o.Metrics,
+		Profiles: o.Profiles,
 	})
 }
