@@ -105,7 +105,7 @@ func (w *world) startNode(id int, disk *Disk) (*node, error) {
 		}
 		s.machine = actors.NewShard(actors.Config{Shard: s.id, Shards: uint64(n.table.Len()), Catalog: w.o.Catalog, Index: index, System: n.system,
 			Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
-			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint})
+			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, Flights: w.flights})
 	}
 	if err := n.host.Campaign(); err != nil {
 		return nil, err

@@ -40,6 +40,7 @@ type world struct {
 	disks      []*Disk
 	budget     int64
 	checkpoint int
+	flights    int
 	// planned is the crash that comes at one of the next syncs of the log.
 	planned *plannedCrash
 	flipped *Flip // on the disk, and not found yet
@@ -179,6 +180,7 @@ func (w *world) start(id int) {
 	disk.beforeSync = func(name string) error { return w.sync(disk, name) }
 	w.budget = int64(8+w.rnd.IntN(200)) << 10
 	w.checkpoint = 20 + w.rnd.IntN(400)
+	w.flights = 1 + w.rnd.IntN(4)
 	n, err := w.startNode(id, disk)
 	synctest.Wait() // what the store does behind its opening is done
 	if err != nil && w.flipped != nil && errors.Is(err, entry.ErrCorrupt) && strings.Contains(err.Error(), path.Base(w.flipped.Name)) {
