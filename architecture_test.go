@@ -44,7 +44,7 @@ func modulePath(importPath string) string {
 func listPackages(t *testing.T, args ...string) []goPackage {
 	t.Helper()
 	// -e: what does not compile yet is for the compiler to tell.
-	args = append([]string{"list", "-e", "-json=ImportPath,Name,Dir,Standard,GoFiles,Imports"}, args...)
+	args = append([]string{"list", "-e", "-pgo=off", "-json=ImportPath,Name,Dir,Standard,GoFiles,Imports"}, args...)
 	cmd := exec.CommandContext(t.Context(), "go", args...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

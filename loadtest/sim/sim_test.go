@@ -25,6 +25,7 @@ var (
 	seeds    = flag.Int("seeds", 0, "how many seeds to run")
 	seed     = flag.Uint64("seed", 0, "the first seed; by default one that belongs to the commit")
 	virtual  = flag.Duration("virtual", time.Minute, "how long faults happen, in virtual time")
+	reader   = flag.Bool("verify", true, "let the independent reader look at each data folder")
 	timeline = flag.Int("timeline", 60, "how many lines of the timeline a failure shows")
 )
 
@@ -116,7 +117,11 @@ func TestSeeds(t *testing.T) {
 	for _, s := range all {
 		t.Run(fmt.Sprint(s), func(t *testing.T) {
 			start := time.Now()
-			r := Run(t, Options{Seed: s, Virtual: *virtual, Catalog: catalog.Builtin(), Timeline: *timeline, Verify: readByOthers})
+			o := Options{Seed: s, Virtual: *virtual, Catalog: catalog.Builtin(), Timeline: *timeline}
+			if *reader {
+				o.Verify = readByOthers
+			}
+			r := Run(t, o)
 			if err := r.Problem(fmt.Sprintf("go test ./loadtest/sim -run TestSeeds -seeds 1 -seed %d -virtual %v", s, *virtual)); err != nil {
 				t.Fatal(err)
 			}
