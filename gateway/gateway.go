@@ -14,7 +14,7 @@
 //
 // A connection that opens with the HTTP/2 preface is served by grpc-go natively: the three services, health and
 // reflection. Any other is served as HTTP/1.1: the unary methods by the Connect protocol (POST of JSON, so curl will do),
-// /metrics, /healthz and /readyz.
+// CloudEvents at POST /v1/events, /metrics, /healthz and /readyz.
 //
 // # Unary publishing is all or nothing at the door
 //

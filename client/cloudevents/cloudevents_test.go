@@ -2,13 +2,16 @@ package cloudevents_test
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"sort"
 	"strings"
 	"testing"
@@ -22,14 +25,20 @@ import (
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
 
-// TestScripts runs testdata: every line under a decode directive is one event, and its outcome is one paragraph.
+// TestScripts runs testdata: every line under a decode directive is one event, and its outcome is one paragraph. Under an
+// http directive stands one request: headers, an empty line, and the body.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd != "decode" {
+			var out strings.Builder
+			switch d.Cmd {
+			case "http":
+				fromHTTP(&out, d.Input)
+				return out.String()
+			case "decode":
+			default:
 				d.Fatalf(t, "unknown directive %q", d.Cmd)
 			}
-			var out strings.Builder
 			for line := range strings.SplitSeq(d.Input, "\n") {
 				event, err := cloudevents.Decode([]byte(line))
 				if err != nil {
@@ -41,6 +50,31 @@ func TestScripts(t *testing.T) {
 			return out.String()
 		})
 	})
+}
+
+// fromHTTP reads a request. In its body \xHH stands for a byte.
+func fromHTTP(out *strings.Builder, request string) {
+	head, body, _ := strings.Cut(request+"\n", "\n\n")
+	header := http.Header{}
+	for line := range strings.Lines(head) {
+		name, value, _ := strings.Cut(line, ":")
+		header.Add(name, strings.TrimSpace(value))
+	}
+	body = regexp.MustCompile(`\\x[0-9a-f]{2}`).ReplaceAllStringFunc(strings.TrimSuffix(body, "\n"), func(x string) string {
+		b, _ := hex.DecodeString(x[2:])
+		return string(b)
+	})
+	events, batched, err := cloudevents.FromHTTP(header, []byte(body), 3)
+	if err != nil {
+		fmt.Fprintf(out, "error: %v\n", err)
+		return
+	}
+	if batched {
+		fmt.Fprintf(out, "a batch of %d\n", len(events))
+	}
+	for _, e := range events {
+		describe(out, e)
+	}
 }
 
 // describe writes an event in a form that stays the same between versions of protobuf.
