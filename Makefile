@@ -27,8 +27,9 @@ demo: build ## start a node, let card transactions flow in, look three things up
 	scripts/demo.sh
 
 .PHONY: test
-test: ## run all tests, without cgo and the race detector
+test: ## run all tests, those of the example included, without cgo and the race detector
 	go test $(PKG)
+	cd examples/ownkind && go test ./...
 
 .PHONY: race
 race: ## run all tests under the race detector (needs a C compiler)
@@ -47,6 +48,7 @@ lint: build/proto ## buf lint, gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	cd examples/ownkind && go vet ./...
 	$(golangci) run ./...
 
 .PHONY: tools
@@ -58,6 +60,7 @@ tools: ## build the pinned generators and linters, so that later calls are quick
 .PHONY: tidy
 tidy: ## fail when go.mod or go.sum are not tidy
 	go mod tidy -diff
+	cd examples/ownkind && go mod tidy -diff
 
 .PHONY: vuln
 vuln: ## look the dependencies up in the Go vulnerability database, if it can be reached
@@ -94,6 +97,7 @@ profile: ## profile a node under load for the compiler (cmd/granary/default.pgo)
 .PHONY: generate
 generate: build/proto ## generate the Go code of proto/
 	$(buf) generate
+	cd examples/ownkind && go tool -modfile=../../tools/buf.mod buf generate
 
 # Third-party .proto files that ours import. Never checked in: rendered from their Go modules.
 build/proto: tools/renderproto.go tools/gen.mod

@@ -30,10 +30,13 @@ type goPackage struct {
 	Imports    []string
 }
 
-// path is the package's folder below the module, or "" for packages from elsewhere and for the root.
+// path is the package's folder below the module, "." for the root, or "" for packages from elsewhere.
 func (p goPackage) path() string { return modulePath(p.ImportPath) }
 
 func modulePath(importPath string) string {
+	if importPath == module {
+		return "."
+	}
 	path, ok := strings.CutPrefix(importPath, module+"/")
 	if !ok {
 		return ""
