@@ -116,7 +116,8 @@ func run(mutants []*mutant, seeds int) error {
 func runRules(mutants []*mutant, seeds int) error {
 	seen := map[judge.Rule]bool{}
 	for _, m := range mutants {
-		out, _, err := m.simulate("-seeds", fmt.Sprint(seeds), "-verify=false")
+		// told seed by seed (-test.v), because a bug may also make a seed hang: then those before it count
+		out, _, err := m.simulate("-test.v", "-test.timeout", "5m", "-seeds", fmt.Sprint(seeds), "-verify=false")
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
