@@ -67,6 +67,7 @@ type Store struct {
 	opened  int // bytes that may be kept opened, of all shards
 	reserve uint64
 	full    atomic.Bool
+	found   *damageFound
 }
 
 // logger passes on what Pebble reports.
@@ -135,13 +136,14 @@ func Open(o Options) (*Store, error) {
 		}
 	}
 	cache := pebble.NewCache(o.CacheBytes)
-	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
+	found := &damageFound{}
+	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock, found))
 	if err != nil {
 		cache.Unref()
 		_ = lock.Close()
 		return nil, notOpened(o.Dir, err)
 	}
-	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, opened: o.OpenedBytes, reserve: o.ReserveBytes}
+	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, opened: o.OpenedBytes, reserve: o.ReserveBytes, found: found}
 	if err := s.identify(o); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("data folder %s: %w", o.Dir, err)
@@ -161,7 +163,7 @@ func notOpened(dir string, err error) error {
 func create(o Options, lock *pebble.Lock) error {
 	cache := pebble.NewCache(1 << 20)
 	defer cache.Unref()
-	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
+	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock, &damageFound{}))
 	if err != nil {
 		return err
 	}
@@ -224,7 +226,7 @@ func checkStream(fs vfs.FS, path string, number uint32) error {
 	return nil
 }
 
-func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Options {
+func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock, found *damageFound) *pebble.Options {
 	p := &pebble.Options{
 		FS: o.FS, Lock: lock, Cache: cache,
 		FormatMajorVersion:          pebble.FormatNewest,
@@ -238,9 +240,19 @@ func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Op
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	p.ApplyCompressionSettings(compression)
+	p.Experimental.CompactionScheduler = newBrake(found)
 	// A read that meets corrupt bytes answers an error; it must not end the process, as Pebble would by default.
 	p.EventListener = &pebble.EventListener{
-		DataCorruption: func(i pebble.DataCorruptionInfo) { o.Logger.Error("stored bytes are corrupt", "detail", i.String()) },
+		DataCorruption: func(i pebble.DataCorruptionInfo) {
+			if found.meet(i.Path) {
+				o.Logger.Error("stored bytes are corrupt", "detail", i.String())
+			}
+		},
+		BackgroundError: func(err error) {
+			if found.note(err) {
+				o.Logger.Error("the store's work in the background failed", "error", err)
+			}
+		},
 	}
 	return p
 }
@@ -315,6 +327,11 @@ func (s *Store) CheckSpace() (free uint64, err error) {
 
 // Full tells whether the disk is down to its reserve: new events must be refused, reads go on.
 func (s *Store) Full() bool { return s.full.Load() }
+
+// Damaged is the damage in a table that the store met while it rewrote its tables, nil if it met none. From then on it
+// rewrites none, and new events must be refused before it has no room for them; reads of what is whole go on. It stays so
+// until the file is brought back and the store is opened anew.
+func (s *Store) Damaged() error { return s.found.get() }
 
 // Close flushes nothing and closes the store; what was synced is durable.
 func (s *Store) Close() error {

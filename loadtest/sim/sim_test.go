@@ -107,6 +107,22 @@ func TestSameSeedSameRun(t *testing.T) {
 	}
 }
 
+// TestDamagedTables lets bits flip in tables: what is read there is named and never served, and nothing is lost once the
+// file is brought back. These runs are not the same twice; it is their outcome that counts.
+func TestDamagedTables(t *testing.T) {
+	found, flipped := 0, 0
+	for _, s := range runs(t)[:usualSeeds/5] {
+		r := Run(t, Options{Seed: s, Virtual: *virtual, Catalog: catalog.Builtin(), Timeline: *timeline, Verify: readByOthers, Tables: true})
+		if err := r.Problem(fmt.Sprintf("go test ./loadtest/sim -run TestDamagedTables -seed %d -seeds 1", s)); err != nil {
+			t.Fatal(err)
+		}
+		found, flipped = found+r.Faults["flipped bit found"], flipped+r.Faults["bit flipped"]
+	}
+	if t.Logf("%d bits flipped, %d of them were read", flipped, found); flipped > 10 && found == 0 {
+		t.Error("nobody ever read a table")
+	}
+}
+
 // TestSeeds runs seeds and lets the judges speak.
 func TestSeeds(t *testing.T) {
 	faults := map[string]int{}
