@@ -75,6 +75,10 @@ crash: ## run SEEDS (1000) seeds of the crash test
 sim: ## run SEEDS (1000) seeds of the simulation, from SEED (1) on, TIME (60s) of faults each
 	set -o pipefail; go test ./loadtest/sim -run TestSeeds -count=1 -timeout=0 -v -seeds=$(SEEDS) -seed=$(SEED) -virtual=$(TIME) | grep -v '^ *--- PASS\|^=== RUN\|, hash '
 
+.PHONY: chaos
+chaos: ## torture the real binary for TIME (60s): kill -9, stopped, cut off, disk full, failed syncs (the last two: root, strace)
+	go test ./loadtest/chaos -run TestChaos -count=1 -timeout=0 -v -for=$(TIME) $(if $(filter file,$(origin SEED)),,-seed=$(SEED))
+
 .PHONY: mutants
 mutants: ## plant one bug after the other in the production code and let the simulation find it
 	go run ./loadtest/mutants

@@ -21,7 +21,7 @@ func (c *Crowd) audit(ctx context.Context, final judge.Final) error {
 			return err
 		}
 		if problem := c.compare(records, final[key]); problem != "" {
-			c.accuse("history of %s/%s: %s", workload.Kind, key, problem)
+			c.accuse(key, "history of %s/%s: %s", workload.Kind, key, problem)
 		}
 		return nil
 	})

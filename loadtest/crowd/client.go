@@ -97,7 +97,7 @@ func (c *Crowd) call(ctx context.Context, id int) {
 func (c *Crowd) publish(events granaryv1.EventServiceClient, op *workload.Operation) workload.Outcome {
 	e, err := c.message(op)
 	if err != nil {
-		c.accuse("%v cannot be written: %v", op, err)
+		c.accuse(op.Key, "%v cannot be written: %v", op, err)
 		return workload.Failed
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.o.Patience)
@@ -107,7 +107,7 @@ func (c *Crowd) publish(events granaryv1.EventServiceClient, op *workload.Operat
 		return c.outcome(op, refusalOf(err))
 	}
 	if len(answer.GetResults()) != 1 {
-		c.accuse("%v to %s has %d results", op, op.Key, len(answer.GetResults()))
+		c.accuse(op.Key, "%v to %s has %d results", op, op.Key, len(answer.GetResults()))
 		return workload.Unknown
 	}
 	r := answer.GetResults()[0]
@@ -130,13 +130,13 @@ func (c *Crowd) takeResult(op *workload.Operation, r *granaryv1.Result) {
 	c.mu.Unlock()
 	switch {
 	case !r.GetDeduplicated():
-		c.accuse("%v to %s has an id, and is said not to be deduplicated", op, op.Key)
+		c.accuse(op.Key, "%v to %s has an id, and is said not to be deduplicated", op, op.Key)
 	case here.seq == 0 || here.position == "":
-		c.accuse("%v to %s was done, and is said to be nowhere: %v", op, op.Key, r)
+		c.accuse(op.Key, "%v to %s was done, and is said to be nowhere: %v", op, op.Key, r)
 	case again && before != here:
-		c.accuse("%v to %s is said to be at seq %d (%s), and was said to be at %d (%s)", op, op.Key, here.seq, here.position, before.seq, before.position)
+		c.accuse(op.Key, "%v to %s is said to be at seq %d (%s), and was said to be at %d (%s)", op, op.Key, here.seq, here.position, before.seq, before.position)
 	case again && !r.GetDuplicate():
-		c.accuse("%v to %s was acknowledged before, and is said to be new", op, op.Key)
+		c.accuse(op.Key, "%v to %s was acknowledged before, and is said to be new", op, op.Key)
 	}
 }
 
@@ -147,7 +147,7 @@ func (c *Crowd) outcome(op *workload.Operation, r refusal) workload.Outcome {
 	case nothingHappened:
 		return workload.Failed
 	case notAllowed:
-		c.accuse("%v to %s was refused: %v", op, op.Key, r)
+		c.accuse(op.Key, "%v to %s was refused: %v", op, op.Key, r)
 	}
 	return workload.Unknown
 }
@@ -159,7 +159,7 @@ func (c *Crowd) read(op *workload.Operation, i int) bool {
 	probe, _, err := get(ctx, c.conn(op.Client), op.Grain(), op.Action == workload.StaleRead)
 	if err != nil {
 		if r := refusalOf(err); r.meaning() == notAllowed {
-			c.accuse("%v of %s was refused: %v", op, op.Key, r)
+			c.accuse(op.Key, "%v of %s was refused: %v", op, op.Key, r)
 		} else {
 			c.refused(r.name())
 		}
@@ -218,24 +218,25 @@ func (c *Crowd) produce(ctx context.Context, id int) error {
 			c.end(i, c.produced(&op, r), nil)
 			<-slots
 		})
-		if err != nil {
+		if err != nil { // it has stopped; why is told below
 			c.end(i, workload.Failed, nil)
-			c.accuse("producer %d stopped: %v", id, err)
 			break
 		}
 		rhythm.rest(true)
 	}
 	settle, cancel := context.WithTimeout(context.Background(), c.o.Settle)
 	defer cancel()
-	if err := p.Flush(settle); err != nil {
-		c.accuse("producer %d has no answer to %d events, %v after it sent the last: %v", id, p.Stats().Pending, c.o.Settle, err)
+	if err := p.Flush(settle); errors.Is(err, context.DeadlineExceeded) {
+		c.accuse("", "producer %d has no answer to %d events, %v after it sent the last", id, p.Stats().Pending, c.o.Settle)
 	}
-	err = p.Close()
+	if err := p.Close(); err != nil {
+		c.accuse("", "producer %d stopped by itself: %v", id, err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.resent.Resent += p.Stats().Resent
 	c.resent.Reconnects += p.Stats().Reconnects
-	return err
+	return nil
 }
 
 // produced is the outcome of a producer's event.
@@ -244,11 +245,11 @@ func (c *Crowd) produced(op *workload.Operation, r client.Result) workload.Outco
 	case r.Err == nil && r.Sequence == op.Sequence:
 		return workload.OK
 	case r.Err == nil:
-		c.accuse("%v is event %d of its producer, and was taken for event %d", op, op.Sequence, r.Sequence)
+		c.accuse(op.Key, "%v is event %d of its producer, and was taken for event %d", op, op.Sequence, r.Sequence)
 	case errors.Is(r.Err, client.ErrNotSent):
 		return workload.Failed
 	case !errors.Is(r.Err, client.ErrUnknown):
-		c.accuse("%v to %s was refused: %v", op, op.Key, r.Err)
+		c.accuse(op.Key, "%v to %s was refused: %v", op, op.Key, r.Err)
 	}
 	return workload.Unknown
 }

@@ -90,6 +90,7 @@ type Crowd struct {
 	told     map[uint64]place // where a value is, as its client was told
 	wrong    []string         // answers that no correct cluster gives
 	accused  map[string]int   // how often, by kind
+	suspect  string           // the first grain of them
 	resent   client.Stats     // of all producers
 	worked   time.Duration    // how long Work took
 }
@@ -191,11 +192,15 @@ func (c *Crowd) end(i int, outcome workload.Outcome, values []uint64) {
 	}
 }
 
-// accuse notes something that no correct cluster does; of each kind the first few, so that all kinds are seen.
-func (c *Crowd) accuse(format string, args ...any) {
+// accuse notes something that no correct cluster does, to a grain if it is about one; of each kind the first few, so that
+// all kinds are seen.
+func (c *Crowd) accuse(key, format string, args ...any) {
 	const enough = 3
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.suspect == "" {
+		c.suspect = key
+	}
 	if c.accused[format]++; c.accused[format] <= enough {
 		c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
 	}

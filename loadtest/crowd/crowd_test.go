@@ -124,35 +124,35 @@ func TestLiesAreFound(t *testing.T) {
 	conn := startNode(t)
 	folded := &granaryv1.Result{Seq: 1, Position: "somewhere", Deduplicated: true}
 	for name, test := range map[string]struct {
-		liar liar
+		liar *liar
 		want string
 	}{
-		"acknowledged and not done": {liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
+		"acknowledged and not done": {&liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
 			if n%20 == 0 {
 				out.Results = []*granaryv1.Result{folded}
 				return nil
 			}
 			return call()
 		}}, "lost: "},
-		"ids are forgotten": {liar{publish: func(_ *liar, n int, in *granaryv1.PublishRequest, _ *granaryv1.PublishResponse, call func() error) error {
+		"ids are forgotten": {&liar{publish: func(_ *liar, n int, in *granaryv1.PublishRequest, _ *granaryv1.PublishResponse, call func() error) error {
 			in.Events[0].Id += strings.Repeat("x", n%200)
 			return call()
 		}}, "twice: "},
-		"done and said to have failed": {liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
+		"done and said to have failed": {&liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
 			err := call()
 			if n%20 == 0 {
 				out.Results = []*granaryv1.Result{{Status: status.New(codes.NotFound, "no such kind").Proto()}}
 			}
 			return err
 		}}, "was refused: NotFound"},
-		"another place": {liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
+		"another place": {&liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
 			err := call()
 			if err == nil && n%20 == 0 {
 				out.Results[0].Seq++
 			}
 			return err
 		}}, "its publisher was told"},
-		"old reads": {liar{former: map[string]proto.Message{}, get: func(l *liar, n int, in *granaryv1.GetRequest, out *granaryv1.GetResponse, call func() error) error {
+		"old reads": {&liar{former: map[string]proto.Message{}, get: func(l *liar, n int, in *granaryv1.GetRequest, out *granaryv1.GetResponse, call func() error) error {
 			if err := call(); err != nil || in.GetStale() {
 				return err
 			}
@@ -168,7 +168,7 @@ func TestLiesAreFound(t *testing.T) {
 		}}, "lost: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := &test.liar
+			l := test.liar
 			l.ClientConnInterface = conn
 			r := run(t, l, 1, 300*time.Millisecond)
 			if text := strings.Join(r.Violations, "\n"); !strings.Contains(text, test.want) {

@@ -175,6 +175,9 @@ func (c *Crowd) judge(final judge.Final, r *Report) {
 			r.Story = c.history.Around(v.Key, v.Operations, linesAround)
 		}
 	}
+	if c.suspect != "" && r.Story == "" {
+		r.Story = c.history.Around(c.suspect, nil, linesAround)
+	}
 	if !r.Clean() {
 		return // porcupine may need for ever to see what is known already
 	}

@@ -1,0 +1,99 @@
+//go:build linux || darwin
+
+package chaos
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	lasts  = flag.Duration("for", 6*time.Second, "how long faults happen")
+	seed   = flag.Uint64("seed", 0, "what is drawn; 0 takes a fresh seed")
+	length = flag.Duration("round", 20*time.Second, "how long a round is at most")
+	only   = flag.String("faults", "", "faults to use, with commas between; all by default")
+)
+
+// binary is granary, built once for all tests.
+var binary string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "chaos-")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "granary")
+	code := 1
+	if out, err := exec.Command("go", "build", "-o", binary, "github.com/granary-dev/granary/cmd/granary").CombinedOutput(); err != nil {
+		fmt.Printf("build: %v\n%s", err, out)
+	} else {
+		code = m.Run()
+	}
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func theSeed() uint64 {
+	if *seed != 0 {
+		return *seed
+	}
+	return uint64(time.Now().UnixNano())%1e9 + 1
+}
+
+// TestChaos: whatever befalls the process and its disk, what clients saw is what is there.
+func TestChaos(t *testing.T) {
+	o := Options{Binary: binary, Dir: t.TempDir(), Seed: theSeed(), For: *lasts, Round: *length}
+	switch {
+	case *only != "":
+		o.Faults = strings.Split(*only, ",")
+	case *lasts < 10*time.Second: // a client that was told of a full disk waits for 10 s, as the node asks
+		for _, f := range faults {
+			if !f.disk {
+				o.Faults = append(o.Faults, f.name)
+			}
+		}
+	}
+	if testing.Verbose() {
+		o.Log = func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+	}
+	again := fmt.Sprintf("go test ./loadtest/chaos -run TestChaos -count=1 -timeout=0 -v -seed=%d -for=%v -round=%v", o.Seed, *lasts, *length)
+	if *only != "" {
+		again += fmt.Sprintf(" -faults=%q", *only)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*o.For+3*time.Minute)
+	defer cancel()
+	r, err := Run(ctx, o)
+	if err != nil {
+		t.Fatalf("seed %d: %v\nagain: %s", o.Seed, err, again)
+	}
+	if len(r.Violations) > 0 {
+		t.Fatalf("%v\nagain: %s", r, again)
+	}
+	t.Logf("\n%vagain        %s", r, again)
+	for _, s := range r.Skipped {
+		t.Logf("SKIPPED %s", s)
+	}
+	if r.OK < 100 || len(r.Faults) < 3 && *only == "" {
+		t.Errorf("%d operations and %d kinds of faults prove little", r.OK, len(r.Faults))
+	}
+}
+
+func TestFailedSyncsAreRead(t *testing.T) {
+	failed := failedSyncs(`12 fsync(9</tmp/d>)     = 0
+13 fdatasync(16</tmp/d/data/000011.log> <unfinished ...>
+12 fdatasync(16</tmp/d/data/000010.sst>) = -1 EIO (Input/output error) (INJECTED)
+13 <... fdatasync resumed>) = -1 EIO (Input/output error) (INJECTED)
+12 +++ exited with 1 +++
+`)
+	if len(failed) != 2 || len(ofJournal(failed)) != 1 || !strings.HasPrefix(ofJournal(failed)[0], "fdatasync(16</tmp/d/data/000011.log>") {
+		t.Errorf("%q", failed)
+	}
+}
