@@ -68,8 +68,8 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: crash
-crash: ## run SEEDS (1000) seeds of the crash test
-	go test ./loadtest/crash -count=1 -timeout=0 -seeds=$(SEEDS)
+crash: ## run SEEDS (1000) seeds of power cuts on whole nodes
+	go test ./loadtest/crash -run TestPowerCuts -count=1 -timeout=0 -seeds=$(SEEDS)
 
 .PHONY: sim
 sim: ## run SEEDS (1000) seeds of the simulation, from SEED (1) on, TIME (60s) of faults each
