@@ -3,9 +3,11 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,6 +85,50 @@ func TestChaos(t *testing.T) {
 	}
 	if r.OK < 100 || len(r.Faults) < 3 && *only == "" {
 		t.Errorf("%d operations and %d kinds of faults prove little", r.OK, len(r.Faults))
+	}
+}
+
+// TestKillNine: `granary load run probe` goes on while its node is killed and started again, and finds nothing wrong.
+func TestKillNine(t *testing.T) {
+	s := theSeed()
+	rnd := rand.New(rand.NewPCG(s, 1))
+	dir := t.TempDir()
+	p, err := newProcess(binary, filepath.Join(dir, "data"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.end()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := p.start(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	load := exec.CommandContext(ctx, binary, "load", "run", "probe", "--target", p.listen, "--for", "3s", "--pause", "2ms", "--seed", fmt.Sprint(s))
+	var said bytes.Buffer
+	load.Stdout, load.Stderr = &said, &said
+	if err := load.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		time.Sleep(100*time.Millisecond + time.Duration(rnd.Int64N(int64(800*time.Millisecond))))
+		if err := p.kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.start(ctx, nil); err != nil {
+			t.Fatalf("seed %d: it does not come back: %v", s, err)
+		}
+	}
+	if err := load.Wait(); err != nil || !strings.Contains(said.String(), "nothing lost, nothing twice") {
+		t.Errorf("seed %d: %v\n%s", s, err, &said)
+	}
+	if err := p.stop(ctx); err != nil {
+		t.Errorf("seed %d: it does not stop cleanly: %v", s, err)
+	}
+	if err := p.verify(ctx); err != nil {
+		t.Errorf("seed %d: verify: %v", s, err)
+	}
+	if testing.Verbose() {
+		t.Logf("seed %d\n%s", s, &said)
 	}
 }
 
