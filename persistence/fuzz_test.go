@@ -71,7 +71,7 @@ func FuzzDerived(f *testing.F) {
 	state = append(state, "state"...)
 	f.Add(binary.LittleEndian.AppendUint64(state, stateDigest(70, []byte("state"))))
 	f.Add(state)
-	f.Add(appendUvs(nil, 7, 12, 1_700_000_000_000_000))                      // a head
+	f.Add(appendUvs(nil, 7, 12, 1_700_000_000_000_000))                       // a head
 	f.Add(appendUvs(nil, 3, 500, 1_700_000_000_000_000, 2, 400, 10, 500, 12)) // a producer
 	f.Add(appendUvs(nil, 3, 500, 1_700_000_000_000_000, 1<<63))
 	f.Add([]byte{})

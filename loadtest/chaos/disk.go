@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 )
 
@@ -54,7 +55,7 @@ func (d *disk) leave(ctx context.Context, free int64) error {
 		if err := syscall.Statfs(d.dir, &s); err != nil {
 			return err
 		}
-		used := int64(s.Blocks-s.Bfree) * int64(s.Bsize)
+		used := int64(s.Blocks-s.Bfree) * int64(s.Bsize) //nolint:unconvert // of another type on other systems
 		if err = run(ctx, "mount", "-o", fmt.Sprintf("remount,size=%d", used+free), d.dir); err == nil {
 			return nil
 		}
@@ -70,7 +71,8 @@ func (d *disk) room(ctx context.Context) error {
 func run(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, out)
+		first, _, _ := strings.Cut(string(out), "\n") // the rest is advice
+		return fmt.Errorf("%s: %w: %s", name, err, first)
 	}
 	return nil
 }

@@ -71,9 +71,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	last, err := lives(ctx, o, h)
 	stop()
 	if err != nil {
-		conn.Close() // there is nobody whom the clients could wait for
-		<-worked
-		return nil, err
+		_ = conn.Close() // there is nobody whom the clients could wait for
+		return nil, errors.Join(err, <-worked)
 	}
 	err = <-worked
 	report := &Report{Crashes: o.Crashes}

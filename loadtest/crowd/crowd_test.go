@@ -185,13 +185,12 @@ func TestLiesAreFound(t *testing.T) {
 func TestCutAndDown(t *testing.T) {
 	conn := startNode(t)
 	down := &liar{publish: func(_ *liar, n int, _ *granaryv1.PublishRequest, out *granaryv1.PublishResponse, call func() error) error {
-		switch err := call(); {
-		case n%10 == 0: // the answer is lost
+		err := call()
+		if n%10 == 0 { // the answer is lost
 			proto.Reset(out)
 			return status.Error(codes.Unavailable, "connection reset")
-		default:
-			return err
 		}
+		return err
 	}}
 	down.ClientConnInterface = conn
 	r := run(t, down, 3, 500*time.Millisecond)
