@@ -14,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/granary-dev/granary/loadtest/crowd"
+	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
 
 var (
@@ -109,6 +112,9 @@ func TestKillNine(t *testing.T) {
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
 	}
+	for !hasProbes(ctx, t, p.listen) { // a node that is away from the start is an error, as it should be
+		time.Sleep(20 * time.Millisecond)
+	}
 	for range 4 {
 		time.Sleep(100*time.Millisecond + time.Duration(rnd.Int64N(int64(800*time.Millisecond))))
 		if err := p.kill(); err != nil {
@@ -130,6 +136,20 @@ func TestKillNine(t *testing.T) {
 	if testing.Verbose() {
 		t.Logf("seed %d\n%s", s, &said)
 	}
+}
+
+// hasProbes tells whether the load has begun.
+func hasProbes(ctx context.Context, t *testing.T, listen string) bool {
+	conn, err := crowd.Dial("passthrough:" + listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	res, err := granaryv1.NewGrainServiceClient(conn).List(ctx, &granaryv1.ListRequest{Kind: "probe"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(res.GetGrains()) > 0
 }
 
 func TestFailedSyncsAreRead(t *testing.T) {
