@@ -71,12 +71,16 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: crash
-crash: ## run SEEDS (1000) seeds of the crash test
-	go test ./loadtest/crash -count=1 -timeout=0 -seeds=$(SEEDS)
+crash: ## run SEEDS (1000) seeds of power cuts on whole nodes
+	go test ./loadtest/crash -run TestPowerCuts -count=1 -timeout=0 -seeds=$(SEEDS)
 
 .PHONY: sim
 sim: ## run SEEDS (1000) seeds of the simulation, from SEED (1) on, TIME (60s) of faults each
 	set -o pipefail; go test ./loadtest/sim -run TestSeeds -count=1 -timeout=0 -v -seeds=$(SEEDS) -seed=$(SEED) -virtual=$(TIME) | grep -v '^ *--- PASS\|^=== RUN\|, hash '
+
+.PHONY: chaos
+chaos: ## torture the real binary for TIME (60s): kill -9, stopped, cut off, disk full, failed syncs (the last two: root, strace)
+	go test ./loadtest/chaos -run TestChaos -count=1 -timeout=0 -v -for=$(TIME) $(if $(filter file,$(origin SEED)),,-seed=$(SEED))
 
 .PHONY: mutants
 mutants: ## plant one bug after the other in the production code and let the simulation find it

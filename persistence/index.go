@@ -537,6 +537,10 @@ func (x *Index) State(grain []byte) (s State, err error) {
 	if err != nil || v == nil {
 		return s, err
 	}
+	return decodeState(v)
+}
+
+func decodeState(v []byte) (s State, err error) {
 	f := values{buf: v}
 	s.Seq, s.Logic = f.uv(), uint32(f.uv())
 	s.Snapshot = SnapshotPointer{Seq: f.uv(), Index: f.uv(), Ordinal: uint32(f.uv()), Time: int64(f.uv())}
