@@ -135,6 +135,9 @@ func Open(o Options) (*Store, error) {
 			return nil, errors.Join(fmt.Errorf("data folder %s cannot be made: %w", o.Dir, err), lock.Close())
 		}
 	}
+	if err := checkRoom(o.FS, o.Dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	cache := pebble.NewCache(o.CacheBytes)
 	found := &damageFound{}
 	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock, found))
@@ -149,6 +152,38 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("data folder %s: %w", o.Dir, err)
 	}
 	return s, nil
+}
+
+// openingNeeds is what is needed beside the size of the logs to open a store.
+const openingNeeds = 16 << 20
+
+// checkRoom refuses to open a store on a disk that has no room for what opening it writes: what is in the write-ahead logs
+// becomes a table. Pebble would try that again and again, and neither serve nor end.
+func checkRoom(fs vfs.FS, dir string) error {
+	usage, err := fs.GetDiskUsage(dir)
+	if err != nil {
+		return nil //nolint:nilerr // not every file system can tell; then opening it shows
+	}
+	names, err := fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("data folder %s cannot be read: %w", dir, err)
+	}
+	need := uint64(openingNeeds)
+	for _, name := range names {
+		if _, _, log := wal.ParseLogFilename(name); !log {
+			continue
+		}
+		info, err := fs.Stat(fs.PathJoin(dir, name))
+		if err != nil {
+			return fmt.Errorf("data folder %s cannot be read: %w", dir, err)
+		}
+		need += uint64(info.Size())
+	}
+	if usage.AvailBytes < need {
+		return fmt.Errorf("data folder %s: its disk has %d MiB free, and opening it needs %d MiB for what is in the write-ahead log: make room and start again; nothing was changed",
+			dir, usage.AvailBytes>>20, (need+1<<20-1)>>20)
+	}
+	return nil
 }
 
 func notOpened(dir string, err error) error {
