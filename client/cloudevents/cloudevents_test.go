@@ -187,6 +187,49 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// FuzzFromHTTP: whatever a request holds, the outcome is events that can be sent, or an error that can be read; and what a
+// line says as the body of a request is what it says as a line.
+func FuzzFromHTTP(f *testing.F) {
+	for line := range scriptLines(f) {
+		f.Add("application/cloudevents+json", "1", "/s", "T", "a/1", []byte(line))
+		f.Add("application/cloudevents-batch+json", "", "", "", "", []byte("["+line+","+line+"]"))
+	}
+	f.Add("application/json", "a%20b", "\"/s\"", "T", "a/%E2%82%AC", []byte(`{"x":1}`))
+	f.Add("application/protobuf", "1", "/s", "T", "a/1", []byte{8, 1})
+	f.Fuzz(func(t *testing.T, contentType, id, source, typ, subject string, body []byte) {
+		header := http.Header{"Content-Type": {contentType}}
+		if !strings.Contains(contentType, "cloudevents") {
+			header["Ce-Specversion"] = []string{"1.0"}
+			header["Ce-Id"], header["Ce-Source"], header["Ce-Type"], header["Ce-Subject"] = []string{id}, []string{source}, []string{typ}, []string{subject}
+		}
+		events, _, err := cloudevents.FromHTTP(header, body, 10)
+		if err != nil {
+			var bad *cloudevents.Error
+			if !errors.As(err, &bad) || bad.Problem == "" || !utf8.ValidString(err.Error()) {
+				t.Fatalf("not a readable *Error: %q", err)
+			}
+			return
+		}
+		if len(events) > 10 {
+			t.Fatalf("%d events, more than asked for", len(events))
+		}
+		for _, e := range events {
+			if e.GetId() == "" || e.GetSource() == "" || e.GetType() == "" || e.GetGrain() == "" || e.GetPayload() == nil {
+				t.Fatalf("incomplete: %v", e)
+			}
+			if _, err := proto.Marshal(e); err != nil {
+				t.Fatalf("cannot be sent: %v", err)
+			}
+		}
+		if contentType == "application/cloudevents+json" {
+			line, err := cloudevents.Decode(body)
+			if err != nil || !proto.Equal(line, events[0]) {
+				t.Fatalf("as a line it is %v, %v; as a body %v", line, err, events[0])
+			}
+		}
+	})
+}
+
 // check holds an accepted line against the standard library's reading of it.
 func check(t *testing.T, line []byte, got *granaryv1.Event) {
 	t.Helper()
