@@ -27,8 +27,9 @@ demo: build ## start a node, let card transactions flow in, look three things up
 	scripts/demo.sh
 
 .PHONY: test
-test: ## run all tests, without cgo and the race detector
+test: ## run all tests, those of the example included, without cgo and the race detector
 	go test $(PKG)
+	cd examples/ownkind && go test ./...
 
 .PHONY: race
 race: ## run all tests under the race detector (needs a C compiler)
@@ -47,6 +48,7 @@ lint: build/proto ## buf lint, gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	cd examples/ownkind && go vet ./...
 	$(golangci) run ./...
 
 .PHONY: tools
@@ -58,6 +60,7 @@ tools: ## build the pinned generators and linters, so that later calls are quick
 .PHONY: tidy
 tidy: ## fail when go.mod or go.sum are not tidy
 	go mod tidy -diff
+	cd examples/ownkind && go mod tidy -diff
 
 .PHONY: vuln
 vuln: ## look the dependencies up in the Go vulnerability database, if it can be reached
@@ -68,12 +71,16 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: crash
-crash: ## run SEEDS (1000) seeds of the crash test
-	go test ./loadtest/crash -count=1 -timeout=0 -seeds=$(SEEDS)
+crash: ## run SEEDS (1000) seeds of power cuts on whole nodes
+	go test ./loadtest/crash -run TestPowerCuts -count=1 -timeout=0 -seeds=$(SEEDS)
 
 .PHONY: sim
 sim: ## run SEEDS (1000) seeds of the simulation, from SEED (1) on, TIME (60s) of faults each
 	set -o pipefail; go test ./loadtest/sim -run TestSeeds -count=1 -timeout=0 -v -seeds=$(SEEDS) -seed=$(SEED) -virtual=$(TIME) | grep -v '^ *--- PASS\|^=== RUN\|, hash '
+
+.PHONY: chaos
+chaos: ## torture the real binary for TIME (60s): kill -9, stopped, cut off, disk full, failed syncs (the last two: root, strace)
+	go test ./loadtest/chaos -run TestChaos -count=1 -timeout=0 -v -for=$(TIME) $(if $(filter file,$(origin SEED)),,-seed=$(SEED))
 
 .PHONY: mutants
 mutants: ## plant one bug after the other in the production code and let the simulation find it
@@ -87,9 +94,14 @@ bench: ## run the benchmarks of PKG (all), COUNT (5) times each
 speed: build ## events a second of one node against the bare pipeline, alternating, COUNT (5) rounds
 	scripts/speed.sh $(COUNT)
 
+.PHONY: profile
+profile: ## profile a node under load for the compiler (cmd/granary/default.pgo)
+	scripts/profile.sh
+
 .PHONY: generate
 generate: build/proto ## generate the Go code of proto/
 	$(buf) generate
+	cd examples/ownkind && go tool -modfile=../../tools/buf.mod buf generate
 
 # Third-party .proto files that ours import. Never checked in: rendered from their Go modules.
 build/proto: tools/renderproto.go tools/gen.mod

@@ -30,10 +30,13 @@ type goPackage struct {
 	Imports    []string
 }
 
-// path is the package's folder below the module, or "" for packages from elsewhere and for the root.
+// path is the package's folder below the module, "." for the root, or "" for packages from elsewhere.
 func (p goPackage) path() string { return modulePath(p.ImportPath) }
 
 func modulePath(importPath string) string {
+	if importPath == module {
+		return "."
+	}
 	path, ok := strings.CutPrefix(importPath, module+"/")
 	if !ok {
 		return ""
@@ -44,7 +47,7 @@ func modulePath(importPath string) string {
 func listPackages(t *testing.T, args ...string) []goPackage {
 	t.Helper()
 	// -e: what does not compile yet is for the compiler to tell.
-	args = append([]string{"list", "-e", "-json=ImportPath,Name,Dir,Standard,GoFiles,Imports"}, args...)
+	args = append([]string{"list", "-e", "-pgo=off", "-json=ImportPath,Name,Dir,Standard,GoFiles,Imports"}, args...)
 	cmd := exec.CommandContext(t.Context(), "go", args...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -19,6 +19,7 @@ func TestRandomCuts(t *testing.T) {
 			rapid.SampledFrom([]int{1, 10, 1000}).Draw(t, "checkpoint records"))
 		defer w.close()
 		w.cutGrains = rapid.IntRange(1, 3).Draw(t, "cut grains")
+		w.flights = rapid.IntRange(1, 4).Draw(t, "flights")
 		if *traced {
 			w.trace = t.Logf
 		}

@@ -22,7 +22,7 @@ func TestRandom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := rapid.SampledFrom([]int64{1, 10 << 10, 1 << 20}).Draw(t, "budget")
 		w := newWorld(t, 2, budget, rapid.SampledFrom([]int{1, 3, 8, 1000}).Draw(t, "snapshot every"),
-			rapid.SampledFrom([]int{1, 10, 100}).Draw(t, "checkpoint records"))
+			rapid.SampledFrom([]int{1, 10, 100}).Draw(t, "checkpoint records"), rapid.IntRange(1, 4).Draw(t, "flights"))
 		defer w.close()
 		w.cutGrains = rapid.SampledFrom([]int{1, 16}).Draw(t, "cut grains")
 		if *traced {

@@ -44,7 +44,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	s.out.Reset()
 	if d.Cmd == "world" {
 		s.end()
-		s.w = newWorld(t, number(t, d, "shards", 1), int64(number(t, d, "budget", 1<<20)), number(t, d, "snapshots", 8), number(t, d, "checkpoint", 0))
+		s.w = newWorld(t, number(t, d, "shards", 1), int64(number(t, d, "budget", 1<<20)), number(t, d, "snapshots", 8), number(t, d, "checkpoint", 0), number(t, d, "flights", 1))
 		s.w.trace = func(format string, args ...any) { fmt.Fprintf(&s.out, format+"\n", args...) }
 		return ""
 	}
@@ -98,7 +98,7 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		}
 		r.lose()
 	},
-	// publish NAME [producer= epoch= previous=] [busy]: a line for each event: key [id=] [seq=] words. busy: no Idle.
+	// publish NAME [producer= epoch= previous=] [busy]: a line for each event: key [id=] [seq=] [long=] words. busy: no Idle.
 	"publish": func(s *script, t *testing.T, d *datadriven.TestData) {
 		label := name(t, d)
 		b := &actors.Batch{}
@@ -308,7 +308,7 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 	},
 }
 
-// event reads a line: key [id=] [seq=] words.
+// event reads a line: key [id=] [seq=] [long=] words, the last of them made so many bytes longer.
 func (s *script) event(line string) actors.Event {
 	key, words, _ := strings.Cut(line, " ")
 	var id string
@@ -320,6 +320,9 @@ func (s *script) event(line string) actors.Event {
 		} else if v, ok := strings.CutPrefix(word, "seq="); ok {
 			seq, _ = strconv.ParseUint(v, 10, 64)
 			words = rest
+		} else if v, ok := strings.CutPrefix(word, "long="); ok {
+			n, _ := strconv.Atoi(v)
+			words = rest + strings.Repeat("1", n)
 		} else {
 			break
 		}

@@ -19,6 +19,10 @@ import (
 const (
 	// flushBytes closes the open entry.
 	flushBytes = 64 << 10
+	// smallFlights entries may be under way as long as they have no more than smallBytes: where there is little to do, an
+	// event waits for its own sync only, and where there is much, entries fill.
+	smallFlights = 4
+	smallBytes   = 4 << 10
 	// maxUncommitted bytes may be proposed or open before the shard asks for no more events. It stays below what Raft
 	// would refuse.
 	maxUncommitted = 8 << 20
@@ -60,6 +64,8 @@ type Config struct {
 	CheckpointRecords int
 	// CutGrains that a step snapshots at most when the version of their logic was raised; 16 by default.
 	CutGrains int
+	// Flights are how many entries may be under way while they are small; 4 by default.
+	Flights int
 }
 
 // Shard is the machine of one shard. See the package documentation.
@@ -148,6 +154,9 @@ func NewShard(cfg Config) *Shard {
 	if cfg.CutGrains == 0 {
 		cfg.CutGrains = cutGrains
 	}
+	if cfg.Flights == 0 {
+		cfg.Flights = smallFlights
+	}
 	s := &Shard{cfg: cfg, index: cfg.Index}
 	for _, k := range cfg.Catalog.Kinds() {
 		s.idWindow = max(s.idWindow, k.IDWindow.Microseconds())
@@ -227,7 +236,7 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		}
 		s.passivate()
 		fx.Again = s.index.LearnIDs() || fx.Again
-		if s.builder.Len() > 0 && len(s.flights) == 0 {
+		if s.builder.Len() > 0 && s.mayFlush() {
 			s.flush(fx)
 		}
 		s.confirm(fx)
@@ -317,6 +326,11 @@ func (s *Shard) flush(fx *Effects) {
 	s.open = flight{index: s.next}
 	s.builder.Reset(0)
 	s.Stats.Entries++
+}
+
+// mayFlush tells whether the open entry is closed now, or collects turns until an entry before it is committed.
+func (s *Shard) mayFlush() bool {
+	return len(s.flights) == 0 || len(s.flights) < s.cfg.Flights && s.pending-s.builder.Size() < smallBytes
 }
 
 // room closes the open entry when it is full. It comes before anything that asks for the index of the next record.

@@ -41,6 +41,7 @@ type world struct {
 
 	checkpoint int        // records, see actors.Config
 	cutGrains  int        // the same
+	flights    int        // see there
 	unchecked  bool       // pages of history may end where they like
 	shards     []*replica // by id - 1
 	net        []packet
@@ -77,9 +78,9 @@ type packet struct {
 	what     any // *actors.Inbound or *actors.Ack
 }
 
-// newWorld makes a world whose shards follow. checkpoint is after how many records a shard writes what it derived; its
-// usual number by default.
-func newWorld(t failer, shards int, budget int64, snapshotEvery int, checkpoint ...int) *world {
+// newWorld makes a world whose shards follow. limits are after how many records a shard writes what it derived, and how
+// many small entries it has under way; by default its usual number, and one.
+func newWorld(t failer, shards int, budget int64, snapshotEvery int, limits ...int) *world {
 	fs := vfs.NewMem()
 	store, err := persistence.Open(persistence.Options{Dir: "data", FS: fs, Shards: shards, CacheBytes: 1 << 20})
 	if err != nil {
@@ -90,8 +91,11 @@ func newWorld(t failer, shards int, budget int64, snapshotEvery int, checkpoint 
 	w.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
-	for _, n := range checkpoint {
-		w.checkpoint = n
+	if w.flights = 1; len(limits) > 0 {
+		w.checkpoint = limits[0]
+	}
+	if len(limits) > 1 {
+		w.flights = limits[1]
 	}
 	for id := uint64(1); id <= uint64(shards); id++ {
 		w.shards = append(w.shards, &replica{world: w, id: id, model: newModel(id)})
@@ -130,7 +134,7 @@ func (r *replica) open() {
 		w.t.Fatalf("%v", err)
 	}
 	r.shard = actors.NewShard(actors.Config{Shard: r.id, Shards: uint64(len(w.shards)), Catalog: w.catalog, Index: index, System: w.system,
-		Route: shardOf, MemoryBudget: w.budget, CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains})
+		Route: shardOf, MemoryBudget: w.budget, CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains, Flights: w.flights})
 	// what is committed and behind the last checkpoint is handed over again
 	applied, _ := index.Applied()
 	r.leads, r.failed, r.unfit, r.again, r.confirms, r.cuts = false, nil, nil, false, nil, nil

@@ -14,7 +14,7 @@
 //
 // A connection that opens with the HTTP/2 preface is served by grpc-go natively: the three services, health and
 // reflection. Any other is served as HTTP/1.1: the unary methods by the Connect protocol (POST of JSON, so curl will do),
-// /metrics, /healthz and /readyz.
+// CloudEvents at POST /v1/events, /metrics, /healthz and /readyz.
 //
 // # Unary publishing is all or nothing at the door
 //
@@ -66,6 +66,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// MetricsHandler serves /metrics. Default: not found.
 	MetricsHandler http.Handler
+	// ProfileHandler serves /debug/pprof/. Default: not found.
+	ProfileHandler http.Handler
 	// Limits; the zero value of each means its default.
 	Limits Limits
 }

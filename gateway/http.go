@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -40,8 +44,12 @@ func (g *Gateway) newHTTP() *http.Server {
 		refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.StreamNeedsHTTP2,
 			Message: "PublishStream needs HTTP/2: call it by gRPC on this same port, or send batches to " + granaryv1connect.EventServicePublishProcedure})
 	})
+	mux.HandleFunc(cloudEventsPath, g.cloudEvents)
 	if g.opts.MetricsHandler != nil {
 		mux.Handle("GET /metrics", g.opts.MetricsHandler)
+	}
+	if g.opts.ProfileHandler != nil {
+		mux.Handle("GET /debug/pprof/", g.opts.ProfileHandler)
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", g.readyz)
@@ -112,21 +120,30 @@ func answered[M any](msg *M, err error) (*connect.Response[M], error) {
 	return connect.NewResponse(msg), nil
 }
 
-func connectError(r *answer.Refusal) *connect.Error {
-	status := r.Proto()
-	out := connect.NewError(connect.Code(r.Code), errors.New(status.Message))
-	for _, d := range status.Details {
+func connectError(r *answer.Refusal) *connect.Error { return connectStatus(r.Proto()) }
+
+// connectStatus is a status in Connect's terms. What is to be tried again says when also in the words of HTTP.
+func connectStatus(s *spb.Status) *connect.Error {
+	out := connect.NewError(connect.Code(s.GetCode()), errors.New(s.GetMessage()))
+	for _, d := range s.GetDetails() {
 		if detail, err := connect.NewErrorDetail(d); err == nil {
 			out.AddDetail(detail)
+		}
+		retry := &errdetails.RetryInfo{}
+		if d.MessageIs(retry) && d.UnmarshalTo(retry) == nil {
+			seconds := math.Ceil(retry.GetRetryDelay().AsDuration().Seconds())
+			out.Meta().Set("Retry-After", strconv.Itoa(int(seconds)))
 		}
 	}
 	return out
 }
 
 // refuse answers an HTTP request by Connect's rules where Connect itself has no say.
-func refuse(w http.ResponseWriter, r *answer.Refusal) {
+func refuse(w http.ResponseWriter, r *answer.Refusal) { refuseStatus(w, r.Proto()) }
+
+func refuseStatus(w http.ResponseWriter, s *spb.Status) {
 	// The one writer of the form is asked, so that there is one form.
-	_ = errorWriter.Write(w, connectJSON, connectError(r))
+	_ = errorWriter.Write(w, connectJSON, connectStatus(s))
 }
 
 var (

@@ -106,6 +106,7 @@ func TestShardsThatDoNotTakeEvents(t *testing.T) {
 	}{
 		{"no room", routing.ErrOverloaded, 0, codes.ResourceExhausted, "SHARD_OVERLOADED", true},
 		{"stopping", routing.ErrStopping, 0, codes.Unavailable, "NODE_STOPPING", true},
+		{"damaged", routing.ErrDamaged, 0, codes.Unavailable, "STORE_DAMAGED", true},
 		{"disk full", fmt.Errorf("shard 3: %w", routing.ErrDiskFull), 0, codes.ResourceExhausted, "DISK_FULL", true},
 		{"bug", fmt.Errorf("what?"), 0, codes.Internal, "INTERNAL_ERROR", false},
 		{"no leader", nil, actors.Unavailable, codes.Unavailable, "SHARD_UNAVAILABLE", true},

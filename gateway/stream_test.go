@@ -398,6 +398,7 @@ func TestBrokenChainClosesTheStream(t *testing.T) {
 		{"fenced", func(b *actors.Batch) { b.Refused, b.Why, b.Epoch = actors.Fenced, "fenced", 9 }, nil, codes.FailedPrecondition, "PRODUCER_FENCED", map[string]string{"epoch": "9"}, false},
 		{"unavailable", func(b *actors.Batch) { b.Refused, b.Why = actors.Unavailable, "no leader" }, nil, codes.Unavailable, "SHARD_UNAVAILABLE", nil, true},
 		{"overloaded", func(b *actors.Batch) { b.Refused, b.Why = actors.Overloaded, "full" }, nil, codes.ResourceExhausted, "SHARD_OVERLOADED", nil, true},
+		{"damaged", nil, routing.ErrDamaged, codes.Unavailable, "STORE_DAMAGED", nil, true},
 		{"disk full", nil, routing.ErrDiskFull, codes.ResourceExhausted, "DISK_FULL", nil, true},
 		{"stopping", nil, routing.ErrStopping, codes.Unavailable, "NODE_STOPPING", nil, true},
 	} {

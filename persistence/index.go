@@ -184,7 +184,8 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 		a.conf = &raftpb.ConfState{Voters: []uint64{voter}}
 	}
 	x := &Index{store: s, shard: shard, at: a, heads: map[string]*Head{}, snapshots: map[string][]SnapshotPointer{},
-		ids: map[uint64]Known{}, filters: map[uint64]*filter{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{}}
+		ids: map[uint64]Known{}, filters: map[uint64]*filter{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{},
+		opened: opened{limit: s.opened / s.id.Shards}}
 	if err := x.scan(key(shard, keyInbox), func(rest, v []byte) error {
 		f := values{buf: v}
 		m := Mark{f.uv(), uint32(f.uv()), uint32(f.uv())}
@@ -546,6 +547,10 @@ func (x *Index) State(grain []byte) (s State, err error) {
 	if err != nil || v == nil {
 		return s, err
 	}
+	return decodeState(v)
+}
+
+func decodeState(v []byte) (s State, err error) {
 	f := values{buf: v}
 	s.Seq, s.Logic = f.uv(), uint32(f.uv())
 	s.Snapshot = SnapshotPointer{Seq: f.uv(), Index: f.uv(), Ordinal: uint32(f.uv()), Time: int64(f.uv())}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
 
@@ -36,6 +37,8 @@ type Options struct {
 	NodeID uint64
 	// CacheBytes for blocks; 256 MiB by default.
 	CacheBytes int64
+	// OpenedBytes of log entries that are kept ready to be searched, over all shards; 128 MiB by default.
+	OpenedBytes int
 	// ReserveBytes of free disk space below which [Store.Full] tells to refuse writes; 256 MiB by default.
 	ReserveBytes uint64
 	// Logger for what the store reports; silent by default.
@@ -61,8 +64,10 @@ type Store struct {
 	id      Identity
 	dir     string
 	fs      vfs.FS
+	opened  int // bytes that may be kept opened, of all shards
 	reserve uint64
 	full    atomic.Bool
+	found   *damageFound
 }
 
 // logger passes on what Pebble reports.
@@ -99,6 +104,9 @@ func Open(o Options) (*Store, error) {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 256 << 20
 	}
+	if o.OpenedBytes == 0 {
+		o.OpenedBytes = 128 << 20
+	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = 256 << 20
 	}
@@ -127,19 +135,55 @@ func Open(o Options) (*Store, error) {
 			return nil, errors.Join(fmt.Errorf("data folder %s cannot be made: %w", o.Dir, err), lock.Close())
 		}
 	}
+	if err := checkRoom(o.FS, o.Dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	cache := pebble.NewCache(o.CacheBytes)
-	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
+	found := &damageFound{}
+	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock, found))
 	if err != nil {
 		cache.Unref()
 		_ = lock.Close()
 		return nil, notOpened(o.Dir, err)
 	}
-	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, reserve: o.ReserveBytes}
+	s := &Store{db: db, cache: cache, lock: lock, dir: o.Dir, fs: o.FS, opened: o.OpenedBytes, reserve: o.ReserveBytes, found: found}
 	if err := s.identify(o); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("data folder %s: %w", o.Dir, err)
 	}
 	return s, nil
+}
+
+// openingNeeds is what is needed beside the size of the logs to open a store.
+const openingNeeds = 16 << 20
+
+// checkRoom refuses to open a store on a disk that has no room for what opening it writes: what is in the write-ahead logs
+// becomes a table. Pebble would try that again and again, and neither serve nor end.
+func checkRoom(fs vfs.FS, dir string) error {
+	usage, err := fs.GetDiskUsage(dir)
+	if err != nil {
+		return nil //nolint:nilerr // not every file system can tell; then opening it shows
+	}
+	names, err := fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("data folder %s cannot be read: %w", dir, err)
+	}
+	need := uint64(openingNeeds)
+	for _, name := range names {
+		if _, _, log := wal.ParseLogFilename(name); !log {
+			continue
+		}
+		info, err := fs.Stat(fs.PathJoin(dir, name))
+		if err != nil {
+			return fmt.Errorf("data folder %s cannot be read: %w", dir, err)
+		}
+		need += uint64(info.Size())
+	}
+	if usage.AvailBytes < need {
+		return fmt.Errorf("data folder %s: its disk has %d MiB free, and opening it needs %d MiB for what is in the write-ahead log: make room and start again; nothing was changed",
+			dir, usage.AvailBytes>>20, (need+1<<20-1)>>20)
+	}
+	return nil
 }
 
 func notOpened(dir string, err error) error {
@@ -154,7 +198,7 @@ func notOpened(dir string, err error) error {
 func create(o Options, lock *pebble.Lock) error {
 	cache := pebble.NewCache(1 << 20)
 	defer cache.Unref()
-	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock))
+	db, err := pebble.Open(o.Dir, pebbleOptions(o, cache, lock, &damageFound{}))
 	if err != nil {
 		return err
 	}
@@ -217,7 +261,7 @@ func checkStream(fs vfs.FS, path string, number uint32) error {
 	return nil
 }
 
-func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Options {
+func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock, found *damageFound) *pebble.Options {
 	p := &pebble.Options{
 		FS: o.FS, Lock: lock, Cache: cache,
 		FormatMajorVersion:          pebble.FormatNewest,
@@ -230,11 +274,29 @@ func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock) *pebble.Op
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
+	p.ApplyCompressionSettings(compression)
+	p.Experimental.CompactionScheduler = newBrake(found)
 	// A read that meets corrupt bytes answers an error; it must not end the process, as Pebble would by default.
 	p.EventListener = &pebble.EventListener{
-		DataCorruption: func(i pebble.DataCorruptionInfo) { o.Logger.Error("stored bytes are corrupt", "detail", i.String()) },
+		DataCorruption: func(i pebble.DataCorruptionInfo) {
+			if found.meet(i.Path) {
+				o.Logger.Error("stored bytes are corrupt", "detail", i.String())
+			}
+		},
+		BackgroundError: func(err error) {
+			if found.note(err) {
+				o.Logger.Error("the store's work in the background failed", "error", err)
+			}
+		},
 	}
 	return p
+}
+
+// compression leaves what a flush writes as it is, because it is soon written again, and packs what stays.
+func compression() pebble.DBCompressionSettings {
+	c := pebble.UniformDBCompressionSettings(block.SnappyCompression)
+	c.Levels[0] = block.NoCompression
+	return c
 }
 
 func (s *Store) identify(o Options) error {
@@ -300,6 +362,11 @@ func (s *Store) CheckSpace() (free uint64, err error) {
 
 // Full tells whether the disk is down to its reserve: new events must be refused, reads go on.
 func (s *Store) Full() bool { return s.full.Load() }
+
+// Damaged is the damage in a table that the store met while it rewrote its tables, nil if it met none. From then on it
+// rewrites none, and new events must be refused before it has no room for them; reads of what is whole go on. It stays so
+// until the file is brought back and the store is opened anew.
+func (s *Store) Damaged() error { return s.found.get() }
 
 // Close flushes nothing and closes the store; what was synced is durable.
 func (s *Store) Close() error {

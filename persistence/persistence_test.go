@@ -1,6 +1,7 @@
 package persistence
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -31,6 +32,31 @@ var readOnly = errorfs.InjectorFunc(func(op errorfs.Op) error {
 	}
 	return nil
 })
+
+// TestOpenNeedsRoom: a store whose logs could not be taken up is not opened, and opens when there is room.
+func TestOpenNeedsRoom(t *testing.T) {
+	fs := &disk{FS: vfs.NewMem(), free: 1 << 40}
+	s := openStore(t, fs)
+	b := s.NewBatch()
+	if err := b.Set([]byte("~"), make([]byte, 5<<20), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Commit(pebble.Sync), b.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	fs.free = 20 << 20
+	if _, err := Open(Options{Dir: "data", FS: fs}); err == nil || !strings.Contains(err.Error(), "has 20 MiB free, and opening it needs 22 MiB") {
+		t.Fatalf("%v", err)
+	}
+	fs.free = 22 << 20
+	s, err := Open(Options{Dir: "data", FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // TestOpenSaysWhy: a folder that cannot be opened is refused in one line that says why, and can be opened when the
 // reason is gone.
@@ -200,8 +226,8 @@ func (d *disk) GetDiskUsage(string) (vfs.DiskUsage, error) {
 // TestDiskReserve: below the reserve the store says that it is full, above it that it is not; what cannot be asked
 // changes nothing.
 func TestDiskReserve(t *testing.T) {
-	d := &disk{FS: vfs.NewMem(), free: 1000}
-	s, err := Open(Options{Dir: "data", FS: d, Shards: 2, CacheBytes: 1 << 20, ReserveBytes: 1000})
+	d := &disk{FS: vfs.NewMem(), free: 1 << 30}
+	s, err := Open(Options{Dir: "data", FS: d, Shards: 2, CacheBytes: 1 << 20, ReserveBytes: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +237,7 @@ func TestDiskReserve(t *testing.T) {
 		err  error
 		full bool
 		fail bool
-	}{{1000, nil, false, false}, {999, nil, true, false}, {0, io.ErrUnexpectedEOF, true, true}, {0, vfs.ErrUnsupported, true, false}, {1000, nil, false, false}} {
+	}{{1 << 30, nil, false, false}, {1<<30 - 1, nil, true, false}, {0, io.ErrUnexpectedEOF, true, true}, {0, vfs.ErrUnsupported, true, false}, {1 << 30, nil, false, false}} {
 		d.free, d.err = test.free, test.err
 		_, err := s.CheckSpace()
 		if (err != nil) != test.fail || s.Full() != test.full {

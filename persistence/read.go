@@ -63,41 +63,6 @@ func (x *Index) Directory(index uint64) (*entry.Directory, error) {
 	return d, nil
 }
 
-// openedBytes is how much of a shard's log is kept opened, at most.
-const openedBytes = 2 << 20
-
-// opened are entries that were read, the newest openedBytes of them.
-type opened struct {
-	entries map[uint64]*entry.Directory
-	order   []uint64
-	bytes   int
-	used    bool // since the last checkpoint
-}
-
-func (o *opened) put(index uint64, d *entry.Directory) {
-	if o.entries == nil {
-		o.entries = map[uint64]*entry.Directory{}
-	}
-	o.entries[index] = d
-	o.order = append(o.order, index)
-	o.bytes += d.Size()
-	o.used = true
-	n := 0
-	for ; o.bytes > openedBytes && n < len(o.order)-1; n++ {
-		o.bytes -= o.entries[o.order[n]].Size()
-		delete(o.entries, o.order[n])
-	}
-	o.order = append(o.order[:0], o.order[n:]...)
-}
-
-// rest gives the memory back when nothing was read since the last call.
-func (o *opened) rest() {
-	if !o.used {
-		*o = opened{}
-	}
-	o.used = false
-}
-
 // Fetch reads an entry: [Index.Directory], or more where some entries are not applied yet.
 type Fetch func(index uint64) (*entry.Directory, error)
 

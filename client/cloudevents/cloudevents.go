@@ -1,6 +1,7 @@
-// Package cloudevents turns CloudEvents 1.0 in their JSON format, one event a line, into the events of Granary's API.
+// Package cloudevents turns CloudEvents 1.0, as JSON one a line or as HTTP carries them, into the events of Granary's API.
 //
-// Here live the strict JSON scanner, the mapping of attributes to fields ([Decode]) and the reader of lines ([Reader]).
+// Here live the strict JSON scanner, the mapping of attributes to fields ([Decode]), the reader of lines ([Reader]) and
+// the three modes of the HTTP binding ([FromHTTP]).
 // Here never live connections, retries or knowledge of kinds: whether a grain exists and whether its payload fits is
 // for the gateway to say. The package imports generated API messages only, so that the command line, the gateway and
 // programs of others can share it.
@@ -106,6 +107,11 @@ func (d *decoder) attribute(s *scanner, name string) error {
 	if err != nil {
 		return err
 	}
+	return d.take(name, v)
+}
+
+// take stores the value of an attribute.
+func (d *decoder) take(name string, v *structpb.Value) error {
 	if _, null := v.GetKind().(*structpb.Value_NullValue); null {
 		return checkName(name) // null means left out
 	}
@@ -185,6 +191,17 @@ func (d *decoder) base64(v *structpb.Value) error {
 
 // finish checks what needs the whole event, and sets the payload.
 func (d *decoder) finish() error {
+	if err := d.finishAttributes(); err != nil {
+		return err
+	}
+	if d.binary != nil {
+		return d.finishBinary()
+	}
+	return d.finishData()
+}
+
+// finishAttributes checks that what every event needs is there.
+func (d *decoder) finishAttributes() error {
 	switch {
 	case d.version == "":
 		return wrong("specversion", "is missing; want \"1.0\"")
@@ -199,10 +216,7 @@ func (d *decoder) finish() error {
 	case d.event.Grain == "":
 		return wrong("subject", "is missing; want the grain that the event is for, as kind/key")
 	}
-	if d.binary != nil {
-		return d.finishBinary()
-	}
-	return d.finishData()
+	return nil
 }
 
 func (d *decoder) finishData() error {

@@ -2,13 +2,16 @@ package cloudevents_test
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"sort"
 	"strings"
 	"testing"
@@ -22,14 +25,20 @@ import (
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
 
-// TestScripts runs testdata: every line under a decode directive is one event, and its outcome is one paragraph.
+// TestScripts runs testdata: every line under a decode directive is one event, and its outcome is one paragraph. Under an
+// http directive stands one request: headers, an empty line, and the body.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd != "decode" {
+			var out strings.Builder
+			switch d.Cmd {
+			case "http":
+				fromHTTP(&out, d.Input)
+				return out.String()
+			case "decode":
+			default:
 				d.Fatalf(t, "unknown directive %q", d.Cmd)
 			}
-			var out strings.Builder
 			for line := range strings.SplitSeq(d.Input, "\n") {
 				event, err := cloudevents.Decode([]byte(line))
 				if err != nil {
@@ -41,6 +50,31 @@ func TestScripts(t *testing.T) {
 			return out.String()
 		})
 	})
+}
+
+// fromHTTP reads a request. In its body \xHH stands for a byte.
+func fromHTTP(out *strings.Builder, request string) {
+	head, body, _ := strings.Cut(request+"\n", "\n\n")
+	header := http.Header{}
+	for line := range strings.Lines(head) {
+		name, value, _ := strings.Cut(line, ":")
+		header.Add(name, strings.TrimSpace(value))
+	}
+	body = regexp.MustCompile(`\\x[0-9a-f]{2}`).ReplaceAllStringFunc(strings.TrimSuffix(body, "\n"), func(x string) string {
+		b, _ := hex.DecodeString(x[2:])
+		return string(b)
+	})
+	events, batched, err := cloudevents.FromHTTP(header, []byte(body), 3)
+	if err != nil {
+		fmt.Fprintf(out, "error: %v\n", err)
+		return
+	}
+	if batched {
+		fmt.Fprintf(out, "a batch of %d\n", len(events))
+	}
+	for _, e := range events {
+		describe(out, e)
+	}
 }
 
 // describe writes an event in a form that stays the same between versions of protobuf.
@@ -150,6 +184,49 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		check(t, line, got)
+	})
+}
+
+// FuzzFromHTTP: whatever a request holds, the outcome is events that can be sent, or an error that can be read; and what a
+// line says as the body of a request is what it says as a line.
+func FuzzFromHTTP(f *testing.F) {
+	for line := range scriptLines(f) {
+		f.Add("application/cloudevents+json", "1", "/s", "T", "a/1", []byte(line))
+		f.Add("application/cloudevents-batch+json", "", "", "", "", []byte("["+line+","+line+"]"))
+	}
+	f.Add("application/json", "a%20b", "\"/s\"", "T", "a/%E2%82%AC", []byte(`{"x":1}`))
+	f.Add("application/protobuf", "1", "/s", "T", "a/1", []byte{8, 1})
+	f.Fuzz(func(t *testing.T, contentType, id, source, typ, subject string, body []byte) {
+		header := http.Header{"Content-Type": {contentType}}
+		if !strings.Contains(contentType, "cloudevents") {
+			header["Ce-Specversion"] = []string{"1.0"}
+			header["Ce-Id"], header["Ce-Source"], header["Ce-Type"], header["Ce-Subject"] = []string{id}, []string{source}, []string{typ}, []string{subject}
+		}
+		events, _, err := cloudevents.FromHTTP(header, body, 10)
+		if err != nil {
+			var bad *cloudevents.Error
+			if !errors.As(err, &bad) || bad.Problem == "" || !utf8.ValidString(err.Error()) {
+				t.Fatalf("not a readable *Error: %q", err)
+			}
+			return
+		}
+		if len(events) > 10 {
+			t.Fatalf("%d events, more than asked for", len(events))
+		}
+		for _, e := range events {
+			if e.GetId() == "" || e.GetSource() == "" || e.GetType() == "" || e.GetGrain() == "" || e.GetPayload() == nil {
+				t.Fatalf("incomplete: %v", e)
+			}
+			if _, err := proto.Marshal(e); err != nil {
+				t.Fatalf("cannot be sent: %v", err)
+			}
+		}
+		if contentType == "application/cloudevents+json" {
+			line, err := cloudevents.Decode(body)
+			if err != nil || !proto.Equal(line, events[0]) {
+				t.Fatalf("as a line it is %v, %v; as a body %v", line, err, events[0])
+			}
+		}
 	})
 }
 

@@ -100,7 +100,7 @@ func (s *scanner) peek() byte {
 // found describes what stands at the place where something else was wanted.
 func (s *scanner) found() string {
 	if s.at >= len(s.data) {
-		return "the end of the line"
+		return "the end"
 	}
 	r, size := utf8.DecodeRune(s.data[s.at:])
 	if r == utf8.RuneError && size <= 1 {

@@ -473,14 +473,14 @@ func (u *usage) GetDiskUsage(string) (vfs.DiskUsage, error) {
 // TestDiskFull: below the reserve events are refused and reads go on; when there is room again, so do events.
 func TestDiskFull(t *testing.T) {
 	fs := &usage{FS: vfs.NewMem()}
-	fs.free.Store(999)
-	n := startWith(t, node.Options{FS: fs, ReserveBytes: 1000})
+	fs.free.Store(1<<30 - 1)
+	n := startWith(t, node.Options{FS: fs, ReserveBytes: 1 << 30})
 	defer n.Close()
 	if _, err := hand(n, true, charge(t, "a", "tx", "m", 1)); !errors.Is(err, routing.ErrDiskFull) {
 		t.Errorf("%v", err)
 	}
 	get(t, n, "account", "a")
-	fs.free.Store(1000)
+	fs.free.Store(1 << 30)
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := hand(n, true, charge(t, "a", "tx", "m", 1)); err == nil {
 			return

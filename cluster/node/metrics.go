@@ -16,7 +16,7 @@ type figure struct {
 type reading struct {
 	stats                                     Stats
 	diskBytes, walBytes, flushes, compactions float64
-	full                                      bool
+	full, damaged                             bool
 }
 
 func counter(name, help string, value func(*reading) float64) figure {
@@ -43,16 +43,19 @@ var figures = []figure{
 	counter("cut_grains_total", "Grains snapshotted because the version of their logic was raised.", func(r *reading) float64 { return float64(r.stats.Cut) }),
 	gauge("unfit_shards", "Shards that do not lead because this binary lacks logic that their journal needs.", func(r *reading) float64 { return float64(r.stats.Unfit) }),
 	gauge("quarantined_shards", "Shards that answer nothing because their journal is corrupt.", func(r *reading) float64 { return float64(r.stats.Quarantined) }),
-	gauge("disk_full", "1 while new events are refused because the disk is down to its reserve.", func(r *reading) float64 {
-		if r.full {
-			return 1
-		}
-		return 0
-	}),
+	gauge("disk_full", "1 while new events are refused because the disk is down to its reserve.", func(r *reading) float64 { return one(r.full) }),
+	gauge("store_damaged", "1 while new events are refused because a table of the store is damaged.", func(r *reading) float64 { return one(r.damaged) }),
 	gauge("store_disk_bytes", "Bytes that the store takes on disk.", func(r *reading) float64 { return r.diskBytes }),
 	counter("store_wal_bytes_total", "Bytes written to the write-ahead log.", func(r *reading) float64 { return r.walBytes }),
 	counter("store_flushes_total", "Flushes of the store.", func(r *reading) float64 { return r.flushes }),
 	counter("store_compactions_total", "Compactions of the store.", func(r *reading) float64 { return r.compactions }),
+}
+
+func one(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // Describe implements [prometheus.Collector].
@@ -66,7 +69,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	m := c.node.store.Metrics()
 	r := &reading{stats: c.node.Stats(), diskBytes: float64(m.DiskSpaceUsage()), walBytes: float64(m.WAL.BytesWritten),
-		flushes: float64(m.Flush.Count), compactions: float64(m.Compact.Count), full: c.node.store.Full()}
+		flushes: float64(m.Flush.Count), compactions: float64(m.Compact.Count), full: c.node.store.Full(), damaged: c.node.store.Damaged() != nil}
 	for _, f := range figures {
 		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.value(r))
 	}

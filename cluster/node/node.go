@@ -66,12 +66,14 @@ type Node struct {
 	system *actor.ActorSystem
 
 	stopping atomic.Bool
-	leading  atomic.Int32 // shards that lead, cannot, or are in quarantine
-	ready    chan struct{}
-	stop     chan struct{}
-	failed   chan error
-	wg       sync.WaitGroup
-	once     sync.Once
+	// toldDamage is of the goroutine that ticks
+	toldDamage bool
+	leading    atomic.Int32 // shards that lead, cannot, or are in quarantine
+	ready      chan struct{}
+	stop       chan struct{}
+	failed     chan error
+	wg         sync.WaitGroup
+	once       sync.Once
 }
 
 // Start opens the store, replays what the last run left behind, and returns when every shard leads, lacks the logic to
@@ -241,7 +243,17 @@ func (n *Node) tick() {
 		}
 		if i%10 == 0 {
 			n.checkSpace()
+			n.checkDamage()
 		}
+	}
+}
+
+// checkDamage tells the operator once that the store met damage.
+func (n *Node) checkDamage() {
+	if err := n.store.Damaged(); err != nil && !n.toldDamage {
+		n.toldDamage = true
+		n.opts.Logger.Error("a table of the store is damaged: new events are refused, reads of what is whole go on", "error", err,
+			"next", "stop the node, run granary verify --data-dir "+n.opts.DataDir+", and bring the file back from a copy")
 	}
 }
 
@@ -266,8 +278,8 @@ func (n *Node) Publish(ctx context.Context, shard uint64, b *actors.Batch, wait 
 	if n.stopping.Load() {
 		return routing.ErrStopping
 	}
-	if n.store.Full() {
-		return routing.ErrDiskFull
+	if err := routing.Takes(n.store); err != nil {
+		return err
 	}
 	return n.shards[shard-1].publish(ctx, b, wait)
 }

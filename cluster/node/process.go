@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/pprof"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -20,6 +22,8 @@ type ProcessOptions struct {
 	Listen string
 	// Metrics serves /metrics on the same port.
 	Metrics bool
+	// Profiles serves Go's profiles under /debug/pprof/ on the same port.
+	Profiles bool
 	// Limits of the gateway.
 	Limits gateway.Limits
 }
@@ -51,10 +55,23 @@ func Serve(ctx context.Context, o ProcessOptions) (*Process, error) {
 		registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 		g.Metrics, g.MetricsHandler = registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	}
+	if o.Profiles {
+		g.ProfileHandler = profiles()
+	}
 	p := &Process{node: n, gate: gateway.New(g), listener: listener, served: make(chan error, 1), done: make(chan error, 1), closed: make(chan struct{})}
 	go func() { p.served <- p.gate.Serve(listener) }()
 	go p.watch()
 	return p, nil
+}
+
+// profiles serves what the Go runtime tells of the process.
+func profiles() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index) // knows the profiles by their names
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
 }
 
 // watch tells the owner when a part of the process ends by itself.

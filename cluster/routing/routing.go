@@ -45,13 +45,27 @@ var ErrStopping = errors.New("the node is stopping")
 // ErrDiskFull is returned by a Router that takes no more events because its disk is down to the reserve.
 var ErrDiskFull = errors.New("the disk is full up to its reserve")
 
+// ErrDamaged is returned by a Router that takes no more events because a file of its store is damaged.
+var ErrDamaged = errors.New("a file of this node's store is damaged, it takes no events until an operator has brought the file back")
+
+// Takes tells why a node whose store is this takes no new events at the moment; nil if it does.
+func Takes(store *persistence.Store) error {
+	switch {
+	case store.Full():
+		return ErrDiskFull
+	case store.Damaged() != nil:
+		return ErrDamaged
+	}
+	return nil
+}
+
 // Router takes requests for shards. All methods may be called from any goroutine.
 type Router interface {
 	// Table of shards.
 	Table() Table
 	// Publish hands a batch to a shard. With wait it waits for room until ctx is done, else it returns ErrOverloaded when
 	// there is none. When it returns nil, b.Done will be called; when it returns an error (ErrOverloaded, ErrStopping,
-	// ErrDiskFull, or that of ctx) it will not, and nothing happened.
+	// ErrDiskFull, ErrDamaged, or that of ctx) it will not, and nothing happened.
 	Publish(ctx context.Context, shard uint64, b *actors.Batch, wait bool) error
 	// Read hands a read to a shard. When it returns nil, r.Done will be called.
 	Read(shard uint64, r *actors.Read) error

@@ -73,6 +73,7 @@ const (
 	ShardOverloaded   = "SHARD_OVERLOADED"   // retry; the shard has no room
 	GatewayOverloaded = "GATEWAY_OVERLOADED" // retry; this node has too much in flight
 	DiskFull          = "DISK_FULL"          // retry, once an operator made room
+	StoreDamaged      = "STORE_DAMAGED"      // retry, once an operator brought the file back; reads of what is whole go on
 	SlowReader        = "SLOW_READER"        // answers were not read; reconnect, resend, and read faster
 	Canceled          = "CANCELED"           // by the caller
 	DeadlineExceeded  = "DEADLINE_EXCEEDED"  // of the caller; the outcome is unknown, retry with the same id
@@ -85,6 +86,7 @@ const (
 	retryOverloaded  = 50 * time.Millisecond
 	retryStopping    = time.Second
 	retryDiskFull    = 10 * time.Second
+	retryDamaged     = 10 * time.Second
 )
 
 // Longest parts of a status, in bytes: several gRPC clients take no more than 8 KiB of trailers.

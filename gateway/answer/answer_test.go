@@ -96,7 +96,7 @@ func TestEveryOutcome(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	for _, err := range []error{
-		routing.ErrOverloaded, routing.ErrStopping, routing.ErrDiskFull, context.Canceled, context.DeadlineExceeded, errors.New("what?"),
+		routing.ErrOverloaded, routing.ErrStopping, routing.ErrDiskFull, routing.ErrDamaged, context.Canceled, context.DeadlineExceeded, errors.New("what?"),
 		fmt.Errorf("shard 3: %w", routing.ErrDiskFull), answer.Stopping(), answer.Overloaded(),
 	} {
 		check(err.Error(), answer.Routing(err))

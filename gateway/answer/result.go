@@ -79,6 +79,8 @@ func Routing(err error) *Refusal {
 		return Stopping()
 	case errors.Is(err, routing.ErrDiskFull):
 		return &Refusal{Code: codes.ResourceExhausted, Reason: DiskFull, Message: err.Error(), RetryAfter: retryDiskFull}
+	case errors.Is(err, routing.ErrDamaged):
+		return &Refusal{Code: codes.Unavailable, Reason: StoreDamaged, Message: err.Error(), RetryAfter: retryDamaged}
 	case errors.Is(err, context.Canceled):
 		return &Refusal{Code: codes.Canceled, Reason: Canceled, Message: "the caller went away; events on their way may still be folded"}
 	case errors.Is(err, context.DeadlineExceeded):

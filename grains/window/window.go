@@ -100,15 +100,22 @@ func (s *Series) Advance(from, to uint32) {
 	if to <= from || len(*s.Hours) == 0 {
 		return
 	}
+	entering := -1 // the first bucket that enters spans which skip as much as the one before
 	for i := range s.Spans {
 		span := &s.Spans[i]
 		if span.Count == nil {
 			break
 		}
-		// What both enters and leaves in one jump is added and taken away again.
-		s.shift(span, int64(from)-int64(span.Skip), int64(to)-int64(span.Skip), 1)
+		// What both enters and leaves in one jump is added and taken away again. Nothing enters a span that skips nothing:
+		// there is no bucket above the newest hour yet.
+		if skip := int64(span.Skip); skip > 0 {
+			if entering < 0 || s.Spans[i-1].Skip != span.Skip {
+				entering = after(*s.Hours, int64(from)-skip)
+			}
+			s.shift(span, entering, int64(to)-skip, 1)
+		}
 		edge := int64(span.Skip) + int64(span.Length)
-		s.shift(span, int64(from)-edge, int64(to)-edge, -1)
+		s.shift(span, after(*s.Hours, int64(from)-edge), int64(to)-edge, -1)
 	}
 	if edge := int64(to) - s.reach(); int64((*s.Hours)[0]) <= edge-slack {
 		s.drop(0, after(*s.Hours, edge))
@@ -127,10 +134,10 @@ func (s *Series) drop(i, j int) {
 	}
 }
 
-// shift adds the buckets of the hours above low, up to high, to the span; or takes them away if sign is −1.
-func (s *Series) shift(span *Span, low, high, sign int64) {
+// shift adds the buckets from i on, up to the hour high, to the span; or takes them away if sign is −1.
+func (s *Series) shift(span *Span, i int, high, sign int64) {
 	hours := *s.Hours
-	for i := after(hours, low); i < len(hours) && int64(hours[i]) <= high; i++ {
+	for ; i < len(hours) && int64(hours[i]) <= high; i++ {
 		*span.Count += uint64(sign) * (*s.Counts)[i] // modulo 2^64, so −1 takes away
 		if span.Cents != nil {
 			*span.Cents += sign * (*s.Cents)[i]
@@ -210,17 +217,28 @@ func (s *Series) reach() int64 {
 
 // after is the index of the first hour above h. Most look-ups are for the last bucket, so it is tried first.
 func after(hours []uint32, h int64) int {
-	low, high := 0, len(hours)
-	if high > 0 && int64(hours[high-1]) <= h {
-		return high
+	if n := len(hours); n == 0 || int64(hours[n-1]) <= h {
+		return n
 	}
+	return search(hours, h)
+}
+
+// search is after for an h below the last hour. Hours are distinct and ascending: so many hours away from an end of the
+// list, at most so many buckets away. Where every hour has its bucket, that leaves one.
+func search(hours []uint32, h int64) int {
+	first, n := int64(hours[0]), int64(len(hours))
+	if first > h {
+		return 0
+	}
+	low := max(1, n-(int64(hours[n-1])-h))
+	high := min(n, h-first+1)
 	for low < high {
-		mid := int(uint(low+high) / 2)
+		mid := (low + high) / 2
 		if int64(hours[mid]) > h {
 			high = mid
 		} else {
 			low = mid + 1
 		}
 	}
-	return low
+	return int(low)
 }

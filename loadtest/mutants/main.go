@@ -4,7 +4,10 @@
 // Nothing of it is in the code that runs: each bug is a few lines that are replaced in a copy (mutants.txt says which),
 // and the copy stands in for the file while the simulation is compiled (go build -overlay).
 //
-//	go run ./loadtest/mutants [-seeds 200] [-only NAME]
+// With -rules it says instead which rules of the judge see each bug, while the independent reader of the journal, who is
+// often first, looks away; and which rules none of them has broken.
+//
+//	go run ./loadtest/mutants [-seeds 200] [-only NAME] [-rules]
 package main
 
 import (
@@ -18,8 +21,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/granary-dev/granary/loadtest/judge"
 )
 
 //go:embed mutants.txt
@@ -38,10 +44,16 @@ type edit struct{ file, old, new string }
 func main() {
 	seeds := flag.Int("seeds", 200, "within how many seeds a bug must be found")
 	only := flag.String("only", "", "only the bug of this name")
+	rules := flag.Bool("rules", false, "say which rules of the judge see each bug, within as many seeds")
 	flag.Parse()
 	mutants, err := parse(list)
-	if err == nil {
-		err = run(mutants, *seeds, *only)
+	mutants = slices.DeleteFunc(mutants, func(m *mutant) bool { return *only != "" && m.name != *only })
+	switch {
+	case err != nil:
+	case *rules:
+		err = runRules(mutants, *seeds)
+	default:
+		err = run(mutants, *seeds)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
@@ -81,12 +93,9 @@ func parse(text string) (mutants []*mutant, err error) {
 	return mutants, nil
 }
 
-func run(mutants []*mutant, seeds int, only string) error {
+func run(mutants []*mutant, seeds int) error {
 	survived := 0
 	for _, m := range mutants {
-		if only != "" && m.name != only {
-			continue
-		}
 		found, err := m.try(seeds)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
@@ -103,19 +112,48 @@ func run(mutants []*mutant, seeds int, only string) error {
 	return nil
 }
 
+// runRules prints the rules that see each bug.
+func runRules(mutants []*mutant, seeds int) error {
+	seen := map[judge.Rule]bool{}
+	for _, m := range mutants {
+		// told seed by seed (-test.v), because a bug may also make a seed hang: then those before it count
+		out, _, err := m.simulate("-test.v", "-test.timeout", "5m", "-seeds", fmt.Sprint(seeds), "-verify=false")
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		var broken []string
+		for _, rule := range judge.Rules() {
+			if n := len(regexp.MustCompile(`(?m)^\s*`+string(rule)+`: `).FindAll(out, -1)); n > 0 {
+				seen[rule] = true
+				broken = append(broken, fmt.Sprintf("%s %d", rule, n))
+			}
+		}
+		fmt.Printf("%-28s %s\n", m.name, strings.Join(broken, ", "))
+	}
+	for _, rule := range judge.Rules() {
+		if !seen[rule] {
+			fmt.Printf("no bug has broken %q: %s\n", rule, rule.Doc())
+		}
+	}
+	return nil
+}
+
 // first finds the seed and the first thing that a failing run says.
 var first = regexp.MustCompile(`(?s)seed (\d+) after [^\n]*:\n\s*([^\n]*)`)
 
-// try builds the simulation with the bug in it and runs it until a seed fails.
-func (m *mutant) try(seeds int) (found string, err error) {
+// firstSeed of each run.
+const firstSeed = 1
+
+// simulate builds the simulation with the bug in it, runs it, and returns what it prints and whether it failed.
+func (m *mutant) simulate(flags ...string) (out []byte, failed bool, err error) {
 	dir, err := os.MkdirTemp("", "mutant-")
 	if err != nil {
-		return "", err
+		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	here, err := os.Getwd()
 	if err != nil {
-		return "", err
+		return nil, false, err
 	}
 	replace := map[string]string{}
 	for i, e := range m.edits {
@@ -126,38 +164,43 @@ func (m *mutant) try(seeds int) (found string, err error) {
 		}
 		code, err := os.ReadFile(from)
 		if err != nil {
-			return "", err
+			return nil, false, err
 		}
 		if n := bytes.Count(code, []byte(e.old)); n != 1 {
-			return "", fmt.Errorf("the lines to replace stand in %s %d times, not once", e.file, n)
+			return nil, false, fmt.Errorf("the lines to replace stand in %s %d times, not once", e.file, n)
 		}
 		copied := filepath.Join(dir, fmt.Sprintf("%d.go", i))
 		if err := os.WriteFile(copied, bytes.Replace(code, []byte(e.old), []byte(e.new), 1), 0o600); err != nil {
-			return "", err
+			return nil, false, err
 		}
 		replace[path] = copied
 	}
 	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
-		return "", err
+		return nil, false, err
 	}
 	file, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "sim.test")
 	if err := os.WriteFile(file, overlay, 0o600); err != nil {
-		return "", err
+		return nil, false, err
 	}
 	if out, err := exec.Command("go", "test", "-overlay", file, "-c", "-o", binary, "./loadtest/sim").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("does not build: %w\n%s", err, out)
+		return nil, false, fmt.Errorf("does not build: %w\n%s", err, out)
 	}
-	start := time.Now()
-	const firstSeed = 1
-	out, err := exec.Command(binary, "-test.run", "TestSeeds", "-test.failfast", "-test.timeout", "10m",
-		"-seed", fmt.Sprint(firstSeed), "-seeds", fmt.Sprint(seeds), "-timeline", "0").CombinedOutput()
+	run := exec.Command(binary, append([]string{"-test.run", "TestSeeds", "-test.timeout", "30m", "-seed", fmt.Sprint(firstSeed), "-timeline", "0"}, flags...)...)
+	out, err = run.CombinedOutput()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return "", err
+	if errors.As(err, &exit) {
+		return out, true, nil
 	}
-	if err == nil {
-		return "", nil
+	return out, false, err
+}
+
+// try lets the simulation run until a seed fails.
+func (m *mutant) try(seeds int) (found string, err error) {
+	start := time.Now()
+	out, failed, err := m.simulate("-test.failfast", "-seeds", fmt.Sprint(seeds))
+	if err != nil || !failed {
+		return "", err
 	}
 	if match := first.FindSubmatch(out); match != nil {
 		var seed int

@@ -232,7 +232,7 @@ func (c *caller) try(op workload.Operation, tries int) {
 // mayRefuse tells whether a node may refuse an event for this reason now.
 func (w *world) mayRefuse(r *answer.Refusal) bool {
 	switch r.Reason {
-	case answer.DiskFull, answer.ShardOverloaded:
+	case answer.DiskFull, answer.StoreDamaged, answer.ShardOverloaded:
 		return true
 	}
 	return false

@@ -105,7 +105,7 @@ func (w *world) startNode(id int, disk *Disk) (*node, error) {
 		}
 		s.machine = actors.NewShard(actors.Config{Shard: s.id, Shards: uint64(n.table.Len()), Catalog: w.catalog, Index: index, System: n.system,
 			Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
-			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains})
+			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains, Flights: w.flights})
 	}
 	if err := n.host.Campaign(); err != nil {
 		return nil, err
@@ -143,6 +143,9 @@ func (n *node) tick() {
 		s.post(actors.Tick{})
 	}
 	n.checkSpace()
+	if err := n.store.Damaged(); err != nil && !n.world.damaged(n, err.Error()) {
+		n.world.fail("n%d tells of damage that is not there, or does not name it: %v", n.id, err)
+	}
 	n.after(tickEvery, n.tick)
 }
 
@@ -238,10 +241,10 @@ func (s *shard) post(in any) {
 
 // publish queues a client's batch if there is room.
 func (s *shard) publish(b *actors.Batch) error {
-	switch {
-	case s.node.store.Full():
-		return routing.ErrDiskFull
-	case s.overloaded || s.queued > 0 && s.queued+len(b.Events) > maxQueued:
+	if err := routing.Takes(s.node.store); err != nil {
+		return err
+	}
+	if s.overloaded || s.queued > 0 && s.queued+len(b.Events) > maxQueued {
 		return routing.ErrOverloaded
 	}
 	s.queued += len(b.Events)
@@ -320,12 +323,27 @@ func (s *shard) do() {
 		n.world.carry(n, a.To, a, fmt.Sprintf("s%d to s%d ack %v", a.From, a.To, a.Mark))
 	}
 	for _, b := range fx.Batches {
-		b.Done(b)
+		n.served(b.Refused, b.Why)
+		for i := range b.Results {
+			n.served(b.Results[i].Outcome, b.Results[i].Reason)
+		}
+		if n.alive {
+			b.Done(b)
+		}
 	}
 	for _, r := range fx.Reads {
-		r.Done(r)
+		if n.served(r.Failed, r.Why); n.alive {
+			r.Done(r)
+		}
 	}
 	fx.Reset()
+}
+
+// served looks at an answer before it is given: one that tells of damage must name it.
+func (n *node) served(o actors.Outcome, why string) {
+	if o == actors.Corrupt && !n.world.damaged(n, why) {
+		n.world.fail("n%d tells of damage that is not there, or does not name it: %s", n.id, why)
+	}
 }
 
 // quiet tells whether all that came in is committed, answered and passed on.

@@ -43,6 +43,9 @@ type Options struct {
 	Raised []*grains.Catalog
 	// Faults that happen; drawn from the seed by default.
 	Faults *Faults
+	// Tables lets bits flip in the store's tables as well. Which table that is, and who reads it first, is the store's
+	// affair: such a run is not the same twice, and has to end well all the same.
+	Tables bool
 	// Timeline is how many of its last lines a run keeps for people.
 	Timeline int
 	// Verify reads a data folder at the end, as an independent reader.
@@ -64,7 +67,7 @@ type Faults struct {
 	Lost float64
 	// Refused is the chance that Raft takes a proposal for nothing, and with it all that the shard did meanwhile.
 	Refused float64
-	// Flip is the chance that a bit of a log flips at a crash.
+	// Flip is the chance that a bit of a log flips at a crash; or of a table, where those may.
 	Flip float64
 	// Raise is the chance that a node comes back with a newer binary.
 	Raise float64

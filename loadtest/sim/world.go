@@ -40,6 +40,7 @@ type world struct {
 	disks      []*Disk
 	budget     int64
 	checkpoint int
+	flights    int
 	cutGrains  int
 	// planned is the crash that comes at one of the next syncs of the log.
 	planned *plannedCrash
@@ -188,6 +189,7 @@ func (w *world) start(id int) {
 	disk.beforeSync = func(name string) error { return w.sync(disk, name) }
 	w.budget = int64(8+w.rnd.IntN(200)) << 10
 	w.checkpoint = 20 + w.rnd.IntN(400)
+	w.flights = 1 + w.rnd.IntN(4)
 	w.cutGrains = 1 + w.rnd.IntN(4)
 	if w.report.Crashes > 0 && w.raises < len(w.o.Raised) && w.chance(w.o.Faults.Raise) {
 		w.install(w.o.Raised[w.raises])
@@ -208,9 +210,17 @@ func (w *world) start(id int) {
 		w.fail("n%d does not start: %v", id, err)
 		return
 	}
-	w.flipped = nil // in what a crash had cut off, or in what nobody needs
+	if !w.o.Tables {
+		w.flipped = nil // in what a crash had cut off, or in what nobody needs
+	}
 	w.trace("n%d starts", id)
 	w.nodes[id] = n
+	for _, s := range n.shards {
+		if s.failed != nil {
+			w.quarantined(s, s.failed)
+			return
+		}
+	}
 }
 
 // crash ends a life. The node comes back on what is left of its disk.
@@ -221,9 +231,17 @@ func (w *world) crash(n *node, left *Disk) {
 	w.disks[n.id] = left
 	w.nodes[n.id] = nil
 	w.planned = nil
-	if w.chance(w.o.Faults.Flip) {
-		if w.flipped = left.Flip(w.rnd, func(name string) bool { return strings.HasSuffix(name, ".log") }); w.flipped != nil {
-			w.trace("a bit flips in the log at %d", w.flipped.At)
+	if w.flipped != nil {
+		left.Repair(w.flipped) // in a table that nobody has read meanwhile
+		w.flipped = nil
+	}
+	if !w.healed && w.chance(w.o.Faults.Flip) {
+		kind := ".log"
+		if w.o.Tables {
+			kind = ".sst"
+		}
+		if w.flipped = left.Flip(w.rnd, func(name string) bool { return strings.HasSuffix(name, kind) }); w.flipped != nil {
+			w.trace("a bit flips in a %s at %d", kind, w.flipped.At)
 			w.report.Faults["bit flipped"]++
 		}
 	}
@@ -270,7 +288,27 @@ func (w *world) stops(n *node, err error) {
 	w.crash(n, p.disk)
 }
 
-// quarantined is what becomes of a shard that cannot go on. No fault of a world allows that.
+// quarantined is what becomes of a shard that cannot go on. Only one fault of a world allows that: damage in a table, if it
+// is named.
 func (w *world) quarantined(s *shard, err error) {
-	w.fail("n%d s%d fails: %v", s.node.id, s.id, err)
+	if !w.damaged(s.node, err.Error()) {
+		w.fail("n%d s%d fails: %v", s.node.id, s.id, err)
+	}
+}
+
+// damaged tells whether what somebody says is about the table in which a bit flipped. Then the operator stops the node,
+// brings the file back and starts it again; who waits for an answer gets none.
+func (w *world) damaged(n *node, why string) bool {
+	if w.flipped == nil || !strings.Contains(why, path.Base(w.flipped.Name)) {
+		return false
+	}
+	if n.alive {
+		n.alive = false
+		w.count("flipped bit found")
+		w.after(0, func() {
+			synctest.Wait()
+			w.crash(n, n.disk.Crash(w.rnd.Uint64(), 1))
+		})
+	}
+	return true
 }

@@ -54,6 +54,37 @@ func (h *History) Timeline(key string) string {
 	return b.String()
 }
 
+// Around is the part of a grain's timeline around the given operations: so many lines before and after each.
+func (h *History) Around(key string, operations []int, lines int) string {
+	all := strings.SplitAfter(h.Timeline(key), "\n")
+	shown := make([]bool, len(all))
+	for i, line := range all {
+		for _, op := range operations {
+			if strings.Contains(line, fmt.Sprintf("#%d ", op)) {
+				for j := max(0, i-lines); j <= min(len(all)-1, i+lines); j++ {
+					shown[j] = true
+				}
+			}
+		}
+	}
+	if !slices.Contains(shown, true) { // nothing that could be pointed at: the end
+		for j := max(0, len(all)-1-2*lines); j < len(all); j++ {
+			shown[j] = true
+		}
+	}
+	shown[0] = true
+	var b strings.Builder
+	for i, line := range all {
+		switch {
+		case shown[i]:
+			b.WriteString(line)
+		case shown[i-1] && line != "":
+			b.WriteString("…\n")
+		}
+	}
+	return b.String()
+}
+
 // FormatList writes a list for people: how long it is, and its last values.
 func FormatList(values []uint64) string {
 	text := fmt.Sprintf("%d values", len(values))

@@ -144,3 +144,26 @@ func TestListsShareMemory(t *testing.T) {
 	}
 	read(1, 2, 3, 4)
 }
+
+// TestAround: of a long story the lines around an operation are shown, and where others are left out.
+func TestAround(t *testing.T) {
+	var h History
+	for i := range uint64(10) {
+		op := h.Begin(Operation{Action: Append, Key: "p1", Value: i + 1}, int64(i))
+		h.End(op, int64(i), OK, nil)
+	}
+	want := `probe/p1
+…
+           3ns < #3     client 0   append 0:4: ok
+           4ns > #4     client 0   append 0:5
+           4ns < #4     client 0   append 0:5: ok
+           5ns > #5     client 0   append 0:6
+…
+`
+	if got := h.Around("p1", []int{4}, 1); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := h.Around("p1", []int{77}, 1); !strings.HasPrefix(got, "probe/p1\n…\n") || !strings.HasSuffix(got, "append 0:10: ok\n") {
+		t.Errorf("the end is\n%s", got)
+	}
+}

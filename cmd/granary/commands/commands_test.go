@@ -191,7 +191,7 @@ func TestHelp(t *testing.T) {
 	s := &session{t: t, target: "none", dir: "none"}
 	commands := []string{
 		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show",
-		"load", "load run", "load run transactions", "load baseline", "verify", "version", "completion",
+		"load", "load run", "load run transactions", "load run probe", "load baseline", "verify", "version", "completion",
 	}
 	datadriven.RunTest(t, "testdata/help.txt", func(t *testing.T, d *datadriven.TestData) string {
 		var out strings.Builder
@@ -313,7 +313,7 @@ Ctrl-C stops it.
 	if !regexp.MustCompile("^" + want + "$").MatchString(r.out.String()) {
 		t.Errorf("it says\n%s", r.out.String())
 	}
-	if o := n.options; o.Listen != defaultTarget || o.Memory != 256<<20 || o.Shards != 64 || !o.Metrics || o.Logger == nil {
+	if o := n.options; o.Listen != defaultTarget || o.Memory != 256<<20 || o.Shards != 64 || !o.Metrics || o.Profiles || o.Logger == nil {
 		t.Errorf("the defaults are %+v", o)
 	}
 	r.signals <- syscall.SIGTERM
@@ -346,12 +346,12 @@ func TestDevKeepsAFolderThatIsGiven(t *testing.T) {
 	dir := t.TempDir()
 	n := &devNode{address: "127.0.0.1:1"}
 	r := startDev(n.starter(), "-o", "json", "--data-dir", dir, "--listen", "127.0.0.1:0", "--memory", "1GiB", "--shards", "8",
-		"--metrics=false", "--log-level", "debug", "--log-format", "json")
+		"--metrics=false", "--profiles", "--log-level", "debug", "--log-format", "json")
 	r.out.await(t, "}\n")
 	if got, want := r.out.String(), fmt.Sprintf("{\"listen\":\"127.0.0.1:1\",\"dataDir\":%q,\"temporary\":false}\n", dir); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if o := n.options; o.Listen != "127.0.0.1:0" || o.Memory != 1<<30 || o.Shards != 8 || o.Metrics {
+	if o := n.options; o.Listen != "127.0.0.1:0" || o.Memory != 1<<30 || o.Shards != 8 || o.Metrics || !o.Profiles {
 		t.Errorf("the options are %+v", o)
 	}
 	n.options.Logger.Debug("hello")

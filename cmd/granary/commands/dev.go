@@ -56,6 +56,7 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 	f.Var(&d.memory, "memory", "how much memory activations may take, as a `size`")
 	f.IntVar(&d.Shards, "shards", 64, "`number` of shards of a new data folder")
 	f.BoolVar(&d.Metrics, "metrics", true, "serve Prometheus metrics at /metrics on the same port")
+	f.BoolVar(&d.Profiles, "profiles", false, "serve the process's CPU and memory profiles at /debug/pprof/ on the same port, for anyone who can reach it")
 	f.TextVar(&d.logLevel, "log-level", slog.LevelWarn, "least `level` to log: debug, info, warn or error")
 	f.Var(&d.logFormat, "log-format", "`form` of log lines: text or json")
 	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))

@@ -178,7 +178,7 @@ func (f *fakeNode) Get(_ context.Context, req *granaryv1.GetRequest) (*granaryv1
 		n := sort.Search(len(records), func(i int) bool { return records[i].GetTime().AsTime().After(at.AtTime.AsTime()) })
 		records = records[:n]
 	}
-	state, err := structpb.NewStruct(map[string]any{"count": fmt.Sprint(len(records)), "note": "a<b \u009b", "recent": []any{}})
+	state, err := structpb.NewStruct(map[string]any{"count": fmt.Sprint(len(records)), "note": "a<b \u009b", "recent": recent(records)})
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +191,17 @@ func (f *fakeNode) Get(_ context.Context, req *granaryv1.GetRequest) (*granaryv1
 		out.Seq, out.Position, out.Time, out.LogicVersion = uint64(n), records[n-1].GetPosition(), records[n-1].GetTime(), 3
 	}
 	return out, nil
+}
+
+// recent is a list in the state: the ids of the last two records that were folded.
+func recent(records []*granaryv1.HistoryRecord) []any {
+	ids := []any{}
+	for _, r := range records {
+		if r.GetOutcome() == granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED && strings.HasPrefix(r.GetId(), "diff") {
+			ids = append(ids[max(0, len(ids)-1):], r.GetId())
+		}
+	}
+	return ids
 }
 
 // page cuts a page out of n things. A token is the number of the next.

@@ -91,7 +91,7 @@ func (a *app) loadTransactions(ctx context.Context, t *target, l load) error {
 		return failed("granary load run transactions --help", "load run transactions: %w", err)
 	}
 	defer closeFeed()
-	conns, err := t.dialSeveral(ctx, max(l.driver.Streams, 1))
+	conns, err := t.dialSeveral(ctx, "load run transactions", max(l.driver.Streams, 1), (*target).dialPatient)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (l *load) feed() (feed transactions.Feed, done func(), err error) {
 }
 
 // dialSeveral makes connections for a load, after a call has shown that a node answers.
-func (t *target) dialSeveral(ctx context.Context, n int) ([]*nodeConn, error) {
+func (t *target) dialSeveral(ctx context.Context, what string, n int, dial func(*target) (*nodeConn, error)) ([]*nodeConn, error) {
 	const most = 8
 	first, err := t.dial()
 	if err != nil {
@@ -152,11 +152,11 @@ func (t *target) dialSeveral(ctx context.Context, n int) ([]*nodeConn, error) {
 	ctx, cancel := first.call(ctx)
 	defer cancel()
 	if _, err := granaryv1.NewKindServiceClient(first).List(ctx, &granaryv1.KindServiceListRequest{}); err != nil {
-		return nil, first.callFailure("load run transactions", err)
+		return nil, first.callFailure(what, err)
 	}
 	var conns []*nodeConn
 	for range min(n, most) {
-		conn, err := t.dialPatient()
+		conn, err := dial(t)
 		if err != nil {
 			closeAll(conns)
 			return nil, err

@@ -19,6 +19,8 @@ type NodeOptions struct {
 	Shards int
 	// Metrics serves /metrics on the same port.
 	Metrics bool
+	// Profiles serves Go's profiles under /debug/pprof/ on the same port.
+	Profiles bool
 	// Catalog of the kinds it runs.
 	Catalog *grains.Catalog
 	// Logger takes what the node has to say.
