@@ -27,6 +27,7 @@ type activation struct {
 	ordinal   uint32
 	placed    bool // ordinal is known
 	time      int64
+	logic     uint32 // version that made the state
 	snapshot  persistence.SnapshotPointer
 	since     int    // records since the snapshot
 	stored    uint64 // seq of the state that is stored outside the log
@@ -115,17 +116,17 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 	if err != nil {
 		return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.name, err)
 	}
-	a.seq, a.last, a.time = head.Seq, head.Last, head.Time
+	a.seq, a.last, a.time, a.logic = head.Seq, head.Last, head.Time, kind.Version
 	base, ok := s.base(kind, grain, head)
 	if ok {
 		a.snapshot, a.stored = base.Snapshot, base.Seq
 	}
-	if head.Seq-a.snapshot.Seq >= uint64(kind.SnapshotEvery) { // with fewer records there is no newer one
+	if head.Seq-a.snapshot.Seq >= uint64(kind.SnapshotEvery) || s.cutting(kind.Name) { // with fewer records there is no newer one
 		if a.snapshot, _, err = s.index.Snapshots(grain, head.Seq); err != nil {
 			return nil, failf(Corrupt, "shard %d: %v: %w", s.cfg.Shard, a.name, err)
 		}
 	}
-	if ok {
+	if ok && base.Seq >= a.snapshot.Seq { // behind a cut the logic for what lies before the snapshot may be gone
 		return a, s.foldFrom(a, base)
 	}
 	return a, s.fold(a)
@@ -138,7 +139,7 @@ func (s *Shard) base(kind *grains.Definition, grain []byte, head persistence.Hea
 		return persistence.State{}, false
 	}
 	base, err := s.index.State(grain)
-	ok := err == nil && base.Seq != 0 && base.Seq <= head.Seq && base.Logic == kind.Version && head.Seq-base.Seq <= uint64(kind.SnapshotEvery)
+	ok := err == nil && base.Seq != 0 && base.Seq <= head.Seq && base.Logic <= kind.Version && head.Seq-base.Seq <= uint64(kind.SnapshotEvery)
 	return base, ok
 }
 
@@ -167,7 +168,10 @@ func (s *Shard) foldFrom(a *activation, base persistence.State) error {
 	if err != nil {
 		return err
 	}
-	a.state, a.since = state, int(a.seq-a.snapshot.Seq)
+	a.state, a.since, a.logic = state, int(a.seq-a.snapshot.Seq), base.Logic
+	if last.Logic != 0 {
+		a.logic = last.Logic
+	}
 	if last.Seq != 0 {
 		a.ordinal, a.back, a.placed = last.Ordinal, last.Back, true
 	}
@@ -202,11 +206,15 @@ func (f *folder) snapshot(at persistence.SnapshotPointer) (persistence.State, er
 		return base, f.fail(failf(LogicMissing, "its snapshot needs version %d of the kind's logic, this binary has %d", first.Logic, f.kind.Version))
 	}
 	base.Data = data
+	if first.Logic != 0 {
+		base.Logic = first.Logic
+	}
 	return base, nil
 }
 
 // fold returns the state after record seq, which is in the entry at index or before it: a state and the records behind
-// it. It also returns the last record folded (zero if there was none) and the encoded size, roughly.
+// it. It also returns the last record folded (zero if there was none), with the last version of the logic that any of them
+// names, and the encoded size, roughly.
 func (f *folder) fold(from persistence.State, index, seq uint64) (state proto.Message, last entry.Record, size int64, err error) {
 	fail := func(err error) (proto.Message, entry.Record, int64, error) { return nil, last, 0, f.fail(err) }
 	state = f.kind.NewState()
@@ -224,13 +232,19 @@ func (f *folder) fold(from persistence.State, index, seq uint64) (state proto.Me
 	if err != nil {
 		return fail(err)
 	}
+	var logic uint32
 	for i := range tail {
 		if err := f.replay(state, &tail[i]); err != nil {
 			return fail(fmt.Errorf("seq %d: %w", tail[i].Seq, err))
 		}
 		size += int64(len(tail[i].Payload))
+		if tail[i].Logic != 0 {
+			logic = tail[i].Logic
+		}
 	}
-	return state, tail[len(tail)-1].Record, size, nil
+	last = tail[len(tail)-1].Record
+	last.Logic = logic
+	return state, last, size, nil
 }
 
 // tail returns the numbered records above from up to to, oldest first, walking back from the entry at index.
@@ -260,12 +274,13 @@ func (f *folder) replay(state proto.Message, r *HistoryRecord) error {
 	if r.Type != entry.Input {
 		return nil // a void or a dead letter changed nothing
 	}
-	if r.Logic != f.kind.Version {
+	kind, ok := f.kind.At(r.Logic)
+	if !ok {
 		return failf(LogicMissing, "it needs version %d of the kind's logic, this binary has %d", r.Logic, f.kind.Version)
 	}
-	e, ok := f.kind.Event(r.Event)
+	e, ok := kind.Event(r.Event)
 	if !ok {
-		return failf(LogicMissing, "this binary's kind takes no event %q", r.Event)
+		return failf(LogicMissing, "version %d of the kind's logic takes no event %q in this binary", kind.Version, r.Event)
 	}
 	msg, err := e.Decode(r.Payload)
 	if err != nil {

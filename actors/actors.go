@@ -103,8 +103,20 @@ type Effects struct {
 	Confirm uint64
 	// Leading tells that the shard began to lead in this step.
 	Leading bool
+	// Unfit tells that the shard was elected and does not lead, because this binary lacks logic that its journal needs.
+	Unfit *Unfit
+	// Cuts that came to their end.
+	Cuts []Cut
 	// Again asks for another Idle soon: there is more to do than one step should.
 	Again bool
+}
+
+// Cut is the end of the raising of a kind's version: no grain of this shard needs an earlier one any more, except for reads
+// of the past; or one does, because it could not be loaded (Failed).
+type Cut struct {
+	Kind    string
+	Version uint32
+	Failed  bool
 }
 
 // Reset empties the effects and keeps their memory.

@@ -35,7 +35,8 @@ func (s *Shard) batch(now int64, b *Batch, fx *Effects) {
 	b.duplicates = b.duplicates[:0]
 	b.Refused, b.wait = Folded, 0
 	if !s.leading {
-		s.refuse(b, Unavailable, "the shard has no leader here", fx)
+		o, why := s.absent()
+		s.refuse(b, o, why, fx)
 		return
 	}
 	if cap(b.Results) < len(b.Events) {

@@ -22,12 +22,20 @@ import (
 //	+item        write the item down
 //	>key:words   send words (';' for a blank) to the book of that key, or to kind/key
 //	loop:key     write "loop" down and tell the book of that key to do the same with this one
+//	odd:key      tell the book of that key what no book understands
 //	now          write the time of the turn down
 //	from         write the sender down
 //	big:n        write n bytes down
 //	!reason      refuse the event; the first word only
 //	fail, panic  write "broken" down and fail
-func book(t *grains.Turn, s, e *wrapperspb.StringValue) error {
+//
+// bookOf is its logic in a version: from 2 on, it marks each item with a "'" for every raise, and says in what it
+// sends to other books who sent it.
+func bookOf(version int) func(t *grains.Turn, s, e *wrapperspb.StringValue) error {
+	return func(t *grains.Turn, s, e *wrapperspb.StringValue) error { return bookTurn(version, t, s, e) }
+}
+
+func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 	for _, word := range strings.Fields(e.Value) {
 		switch {
 		case word[0] == '!':
@@ -44,10 +52,15 @@ func book(t *grains.Turn, s, e *wrapperspb.StringValue) error {
 			if !strings.Contains(to, "/") {
 				to = "book/" + to
 			}
+			if version > 1 {
+				words += fmt.Sprintf(" +by%d", version)
+			}
 			t.Send(to, wrapperspb.String(strings.ReplaceAll(words, ";", " ")))
 		case strings.HasPrefix(word, "loop:"):
 			s.Value += "loop "
 			t.Send("book/"+word[5:], wrapperspb.String("loop:"+t.Key()))
+		case strings.HasPrefix(word, "odd:"):
+			t.Send("book/"+word[4:], wrapperspb.Int64(1))
 		case word == "now":
 			s.Value += strconv.FormatInt(t.Now().UnixMicro(), 10) + " "
 		case word == "from":
@@ -57,7 +70,7 @@ func book(t *grains.Turn, s, e *wrapperspb.StringValue) error {
 			n, _ := strconv.Atoi(word[4:])
 			s.Value += strings.Repeat("x", n) + " "
 		default:
-			s.Value += word[1:] + " "
+			s.Value += word[1:] + strings.Repeat("'", version-1) + " "
 		}
 	}
 	return nil
@@ -69,10 +82,17 @@ func deaf(_ *grains.Turn, s, e *wrapperspb.Int64Value) error {
 	return nil
 }
 
-func testCatalog(snapshotEvery int) *grains.Catalog {
-	c, err := grains.NewCatalog(
-		grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: 1, SnapshotEvery: snapshotEvery,
-			Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(book)}}.MustDefine(),
+func testCatalog(snapshotEvery int) *grains.Catalog { return bookCatalog(snapshotEvery, 1) }
+
+// bookCatalog has the book in a version, with the logic of earlier ones that are kept.
+func bookCatalog(snapshotEvery, version int, keeps ...int) *grains.Catalog {
+	k := grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: uint32(version), SnapshotEvery: snapshotEvery,
+		Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(bookOf(version))}}
+	for _, v := range keeps {
+		k.Earlier = append(k.Earlier, grains.Logic[*wrapperspb.StringValue]{Version: uint32(v),
+			Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(bookOf(v))}})
+	}
+	c, err := grains.NewCatalog(k.MustDefine(),
 		grains.Kind[*wrapperspb.Int64Value]{Name: "deaf", Version: 1,
 			Handlers: grains.Handlers[*wrapperspb.Int64Value]{grains.On(deaf)}}.MustDefine(),
 	)
@@ -96,9 +116,12 @@ type model struct {
 	producers map[string]modelProducer
 	ids       map[string]int64 // grain and id: journal time of the last record with it
 	snapshots int
+	covered   map[string]uint64 // by grain: seq of its last snapshot
+	logic     uint32            // of books, at least, since the last logic change
 }
 
 type modelRecord struct {
+	logic    uint32
 	typ      entry.Type
 	pos      entry.Position
 	time     int64
@@ -127,7 +150,17 @@ type modelProducer struct{ epoch, watermark uint64 }
 
 func newModel(shard uint64) *model {
 	return &model{shard: shard, grains: map[string][]modelRecord{}, inbox: map[uint64]persistence.Mark{},
-		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}}
+		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}}
+}
+
+// tail are the versions that made the records behind a grain's last snapshot.
+func (m *model) tail(name string) (versions []uint32) {
+	for i := range m.grains[name][m.covered[name]:] {
+		if r := &m.grains[name][m.covered[name]:][i]; r.logic != 0 {
+			versions = append(versions, r.logic)
+		}
+	}
+	return versions
 }
 
 func (m *model) record(name string, seq uint64) *modelRecord {
@@ -174,6 +207,7 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	switch rec.Type {
 	case entry.Snapshot:
 		m.snapshots++
+		m.covered[name] = rec.Seq
 		if rec.Seq != m.seq(name) {
 			return fmt.Errorf("a snapshot of %s has seq %d, its last record has %d", name, rec.Seq, m.seq(name))
 		}
@@ -194,6 +228,20 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	case entry.Expiry:
 		delete(m.producers, rec.Producer)
 		return nil
+	case entry.LogicChange:
+		if rec.Kind != "book" || rec.Logic <= m.logic {
+			return fmt.Errorf("a logic change of %s to version %d behind one to %d", rec.Kind, rec.Logic, m.logic)
+		}
+		m.logic = rec.Logic
+		for name := range m.grains {
+			if t := m.tail(name); strings.HasPrefix(name, "book/") && len(t) > 0 && slices.Min(t) < rec.Logic {
+				return fmt.Errorf("a logic change to version %d, but %s has records of versions %v with no snapshot behind them", rec.Logic, name, t)
+			}
+		}
+		return nil
+	}
+	if t := m.tail(name); rec.Kind == "book" && rec.Logic != 0 && (rec.Logic < m.logic || len(t) > 0 && slices.Min(t) != rec.Logic) {
+		return fmt.Errorf("%s runs by version %d behind records of versions %v that no snapshot covers", name, rec.Logic, t)
 	}
 	if rec.Seq != m.seq(name)+1 {
 		return fmt.Errorf("%s has seq %d behind %d", name, rec.Seq, m.seq(name))
@@ -204,7 +252,7 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 			return fmt.Errorf("%s seq %d points %d back, its last entry is %d back", name, rec.Seq, rec.Back, back)
 		}
 	}
-	mr := modelRecord{typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
+	mr := modelRecord{logic: rec.Logic, typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
 		payload: string(rec.Payload), reason: string(rec.Reason), id: string(rec.ID), producer: rec.Producer, sequence: rec.Sequence}
 	switch {
 	case rec.Sequence != 0:
@@ -270,10 +318,15 @@ func (m *model) turn(state string, payload []byte, rec *modelRecord, key string)
 	for _, word := range strings.Fields(e.Value) {
 		switch {
 		case word[0] == '+':
-			state += word[1:] + " "
+			state += word[1:] + strings.Repeat("'", int(rec.logic)-1) + " "
 		case word[0] == '>':
 			to, words, _ := strings.Cut(word[1:], ":")
+			if rec.logic > 1 {
+				words += fmt.Sprintf(";+by%d", rec.logic)
+			}
 			send(to, strings.ReplaceAll(words, ";", " "))
+		case strings.HasPrefix(word, "odd:"):
+			sends = append(sends, modelSend{shardOf("", []byte(word[4:])), "book/" + word[4:], "\x08\x01"})
 		case word == "now":
 			state += fmt.Sprintf("%d ", rec.time)
 		case word == "from":

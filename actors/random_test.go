@@ -14,7 +14,7 @@ import (
 var traced = flag.Bool("traced", false, "log all that leaves a shard in the random tests")
 
 // TestRandom lets clients publish, repeat, reconnect and read while entries are committed late, messages are lost,
-// doubled and overtaken, leaders fall, machines crash and the clock jumps. The world judges all that leaves a shard on the
+// doubled and overtaken, leaders fall, machines crash, the clock jumps, and newer binaries come with newer logic. The world judges all that leaves a shard on the
 // way; in the end everything published must be there once, and everybody answered.
 //
 // A failure prints a -rapid.failfile to repeat it with.
@@ -24,10 +24,11 @@ func TestRandom(t *testing.T) {
 		w := newWorld(t, 2, budget, rapid.SampledFrom([]int{1, 3, 8, 1000}).Draw(t, "snapshot every"),
 			rapid.SampledFrom([]int{1, 10, 100}).Draw(t, "checkpoint records"), rapid.IntRange(1, 4).Draw(t, "flights"))
 		defer w.close()
+		w.cutGrains = rapid.SampledFrom([]int{1, 16}).Draw(t, "cut grains")
 		if *traced {
 			w.trace = t.Logf
 		}
-		c := &clients{w: w, t: t, bodies: map[string]string{}}
+		c := &clients{w: w, t: t, keys: testKeys, bodies: map[string]string{}, version: 1}
 		for i := range 2 {
 			c.producers = append(c.producers, &testProducer{clients: c, name: fmt.Sprintf("p%d", i), epoch: 1})
 		}
@@ -67,8 +68,10 @@ type clients struct {
 	producers []*testProducer
 	open      [][]testEvent // batches with ids that have no answer
 	done      []testEvent   // with their results
+	keys      []string
 	bodies    map[string]string
 	ids       int
+	version   int // of the kind book
 }
 
 // testEvent is an event as a client remembers it.
@@ -94,7 +97,7 @@ func (c *clients) words() string {
 	case 3, 4, 5:
 		return fmt.Sprintf("%s >%s:+s%s >%s:+t%s", item, c.key(), item[1:], c.key(), item[1:])
 	case 6:
-		return fmt.Sprintf("%s >ghost/x:+x >deaf/y@2:+y >%s:fail", item, c.key())
+		return fmt.Sprintf("%s >ghost/x:+x >deaf/y@%d:+y >%s:fail", item, len(c.w.shards), c.key())
 	case 7:
 		return item + " now from"
 	case 8:
@@ -106,9 +109,11 @@ func (c *clients) words() string {
 	return item
 }
 
-func (c *clients) key() string { return rapid.SampledFrom(testKeys).Draw(c.t, "key") }
+func (c *clients) key() string { return rapid.SampledFrom(c.keys).Draw(c.t, "key") }
 
-func (c *clients) shard() *replica { return c.w.shards[rapid.IntRange(0, 1).Draw(c.t, "shard")] }
+func (c *clients) shard() *replica {
+	return c.w.shards[rapid.IntRange(0, len(c.w.shards)-1).Draw(c.t, "shard")]
+}
 
 func (c *clients) producer() *testProducer {
 	return c.producers[rapid.IntRange(0, 1).Draw(c.t, "producer")]
@@ -117,7 +122,7 @@ func (c *clients) producer() *testProducer {
 // act draws one thing that happens.
 func (c *clients) act() {
 	w, t := c.w, c.t
-	switch rapid.IntRange(0, 29).Draw(t, "act") {
+	switch rapid.IntRange(0, 31).Draw(t, "act") {
 	case 0, 1, 2, 3:
 		c.publish()
 	case 4:
@@ -175,6 +180,13 @@ func (c *clients) act() {
 		if r := c.shard(); r.leads {
 			r.take(actors.Proposal{Term: r.term, Round: r.round}) // a proposal that is refused
 		}
+	case 28:
+		if c.version < 4 {
+			c.version++
+		}
+		c.binary(c.version, true)
+	case 29:
+		c.wrongBinary()
 	default:
 		c.read()
 	}

@@ -15,7 +15,8 @@ const (
 // read lets a read take its place: behind all turns that ran before it.
 func (s *Shard) read(r *Read, fx *Effects) {
 	if !s.leading {
-		s.failRead(r, failf(Unavailable, "the shard has no leader here"), fx)
+		r.Failed, r.Why = s.absent()
+		fx.Reads = append(fx.Reads, r)
 		return
 	}
 	if g := r.Get; g != nil && g.AtSeq == 0 && g.AtTime == 0 {

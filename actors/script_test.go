@@ -160,11 +160,13 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 			return b.String()
 		})
 	},
-	// commit [n=]: the first n proposed entries are committed; all by default.
+	// commit [n=] [busy]: the first n proposed entries are committed; all by default. busy: no Idle.
 	"commit": func(s *script, t *testing.T, d *datadriven.TestData) {
 		r := s.shard(t, d)
 		r.commit(number(t, d, "n", len(r.proposed)))
-		r.idle()
+		if !d.HasArg("busy") {
+			r.idle()
+		}
 	},
 	// confirm [once]: the group answers that the shard still leads, as often as it is asked; or only once.
 	"confirm": func(s *script, t *testing.T, d *datadriven.TestData) {
@@ -209,6 +211,24 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 	},
 	// crash [survive=]: the machine is gone; of what was proposed, the first entries survive and will be committed.
 	"crash": func(s *script, t *testing.T, d *datadriven.TestData) { s.shard(t, d).crash(number(t, d, "survive", 0)) },
+	// binary version= [keeps=(…)]: all machines are gone, and start again from a binary with this version of the kind book,
+	// and the logic of the earlier versions that it keeps. Nothing of what was proposed survives.
+	"binary": func(s *script, t *testing.T, d *datadriven.TestData) {
+		var keeps []int
+		for _, arg := range d.CmdArgs {
+			for _, v := range arg.Vals {
+				if n, err := strconv.Atoi(v); arg.Key == "keeps" && err == nil {
+					keeps = append(keeps, n)
+				}
+			}
+		}
+		s.w.catalog = bookCatalog(s.w.kind("book").SnapshotEvery, number(t, d, "version", 1), keeps...)
+		for _, r := range s.w.shards {
+			r.crash(0)
+		}
+	},
+	// idle: the queue of the shard has run empty once more.
+	"idle": func(s *script, t *testing.T, d *datadriven.TestData) { s.shard(t, d).idle() },
 	// checkpoint: what is derived is written.
 	"checkpoint": func(s *script, t *testing.T, d *datadriven.TestData) {
 		if err := s.shard(t, d).shard.Close(); err != nil {
@@ -275,10 +295,14 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		s.w.checkAnswered()
 		s.w.trace = trace
 	},
-	// stats: counters of the shard since it was made.
+	// stats [cut]: counters of the shard since it was made; or how many grains it cut.
 	"stats": func(s *script, t *testing.T, d *datadriven.TestData) {
 		sh := s.shard(t, d).shard
 		n, _ := sh.Activations()
+		if d.HasArg("cut") {
+			fmt.Fprintf(&s.out, "cut=%d\n", sh.Stats.Cut)
+			return
+		}
 		fmt.Fprintf(&s.out, "turns=%d duplicates=%d snapshots=%d activations=%d passivations=%d resident=%d overloaded=%t\n", sh.Stats.Turns, sh.Stats.Duplicates,
 			sh.Stats.Snapshots, sh.Stats.Activations, sh.Stats.Passivations, n, sh.Overloaded())
 	},
@@ -431,10 +455,12 @@ func record(r *entry.Record) string {
 		return fmt.Sprintf("session %s epoch %d", r.Producer, r.Epoch)
 	case entry.Expiry:
 		return fmt.Sprintf("expiry %s", r.Producer)
+	case entry.LogicChange:
+		return fmt.Sprintf("logic change %s to version %d", r.Kind, r.Logic)
 	case entry.Snapshot:
-		return fmt.Sprintf("snapshot %s/%s #%d, %d of %d, %d bytes", r.Kind, r.Key, r.Seq, r.Snapshot.Chunk, r.Snapshot.Chunks, len(r.Payload))
+		return fmt.Sprintf("snapshot %s/%s #%d, %d of %d, %d bytes", r.Kind, r.Key, r.Seq, r.Snapshot.Chunk, r.Snapshot.Chunks, len(r.Payload)) + byVersion(r)
 	}
-	s := fmt.Sprintf("%v %s/%s #%d %s", r.Type, r.Kind, r.Key, r.Seq, payload(r.Payload))
+	s := fmt.Sprintf("%v %s/%s #%d %s", r.Type, r.Kind, r.Key, r.Seq, payload(r.Payload)) + byVersion(r)
 	if r.Back != 0 {
 		s += fmt.Sprintf(" (back %d)", r.Back)
 	}
@@ -442,4 +468,12 @@ func record(r *entry.Record) string {
 		s += fmt.Sprintf(": %s", r.Reason)
 	}
 	return s
+}
+
+// byVersion says which version of the logic made a record, unless it is the first.
+func byVersion(r *entry.Record) string {
+	if r.Logic > 1 {
+		return fmt.Sprintf(" by version %d", r.Logic)
+	}
+	return ""
 }

@@ -62,6 +62,8 @@ type Config struct {
 	MemoryBudget int64
 	// CheckpointRecords after which derived keys are written; 4,096 by default.
 	CheckpointRecords int
+	// CutGrains that a step snapshots at most when the version of their logic was raised; 16 by default.
+	CutGrains int
 	// Flights are how many entries may be under way while they are small; 4 by default.
 	Flights int
 }
@@ -91,6 +93,10 @@ type Shard struct {
 	lru       activation                        // ring; lru.prev is the least recently used
 	memory    int64
 
+	cuts      []*cut // versions that are being raised; see cut
+	examining bool   // elected, but what the journal needs is still looked for
+	unfit     *Unfit // elected, but not able to lead
+
 	outbox outbox
 	reads  []*Read
 	// reads that arrived since the last request to confirm leadership wait for the next token
@@ -112,6 +118,8 @@ type Shard struct {
 // Stats are counters since the shard was made.
 type Stats struct {
 	Turns, Rejected, DeadLetters, Duplicates, Sends, Snapshots, Activations, Passivations, Entries, Checkpoints uint64
+	// Cut are the grains that were snapshotted because the version of their logic was raised.
+	Cut uint64
 }
 
 // Add adds the counters of another shard.
@@ -126,6 +134,7 @@ func (s *Stats) Add(o Stats) {
 	s.Passivations += o.Passivations
 	s.Entries += o.Entries
 	s.Checkpoints += o.Checkpoints
+	s.Cut += o.Cut
 }
 
 // flight is an entry with those who wait for it.
@@ -141,6 +150,9 @@ type flight struct {
 func NewShard(cfg Config) *Shard {
 	if cfg.CheckpointRecords == 0 {
 		cfg.CheckpointRecords = checkpointRecords
+	}
+	if cfg.CutGrains == 0 {
+		cfg.CutGrains = cutGrains
 	}
 	if cfg.Flights == 0 {
 		cfg.Flights = smallFlights
@@ -169,6 +181,7 @@ func (s *Shard) forget() {
 	s.open, s.flights, s.pending = flight{}, nil, 0
 	s.builder.Reset(0)
 	s.outbox = outbox{}
+	s.cuts, s.examining, s.unfit = nil, false, nil
 	s.leading, s.asked = false, false
 }
 
@@ -210,6 +223,14 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 	case *Ack:
 		s.outbox.ack(s, in, now)
 	case Idle:
+		if s.examining {
+			if err := s.examine(fx); err != nil {
+				return err
+			}
+		}
+		if err := s.cutSome(fx); err != nil {
+			return err
+		}
 		if err := s.outbox.catchUp(s, now, fx); err != nil {
 			return err
 		}
@@ -239,7 +260,21 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 }
 
 // lead begins to lead: an empty entry of this term is applied, and with it everything that could be committed before.
+// Where this binary may lack logic that the journal needs, that is found out first.
 func (s *Shard) lead(fx *Effects) error {
+	s.cuts, s.unfit = s.planCuts(), nil
+	for _, c := range s.cuts {
+		s.examining = s.examining || len(c.lacks) > 0
+	}
+	if s.examining {
+		fx.Again = true
+		return nil
+	}
+	return s.begin(fx)
+}
+
+// begin takes events from here on.
+func (s *Shard) begin(fx *Effects) error {
 	s.leading = true
 	applied, _ := s.index.Applied()
 	s.next, s.prev, s.time = applied+1, s.index.LastData(), s.index.LastTime()
@@ -389,6 +424,9 @@ func (s *Shard) apply(now int64, e *raftpb.Entry, fx *Effects) error {
 	if s.term != 0 && !s.leading && e.GetTerm() == s.term && len(e.GetData()) == 0 {
 		return s.lead(fx)
 	}
+	if s.examining {
+		return s.lead(fx) // somebody else leads by now, and what was counted may be true no more
+	}
 	return nil
 }
 
@@ -452,7 +490,7 @@ func (s *Shard) storeState(a *activation) {
 	s.stateBuf = state
 	a.stored = a.seq
 	s.keyBuf = persistence.AppendGrain(s.keyBuf[:0], "", a.kind.Name, a.keyBytes)
-	s.index.PutState(s.keyBuf, persistence.State{Seq: a.seq, Logic: a.kind.Version, Snapshot: a.snapshot, Data: state})
+	s.index.PutState(s.keyBuf, persistence.State{Seq: a.seq, Logic: a.logic, Snapshot: a.snapshot, Data: state})
 }
 
 // Close writes a last checkpoint, with the states of all grains in memory.

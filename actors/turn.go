@@ -49,6 +49,12 @@ func (s *Shard) turn(a *activation, e *grains.EventType, msg proto.Message, send
 	rec := &s.rec
 	s.Stats.Turns++
 	s.room(fx)
+	if len(s.cuts) > 0 {
+		if err := s.cutGrain(a); err != nil {
+			return 0, err
+		}
+	}
+	a.logic = a.kind.Version
 	rec.Kind, rec.Key, rec.Seq, rec.Logic = a.kind.Name, a.keyBytes, a.seq+1, a.kind.Version
 	out := s.run(a, e, grains.Input{Grain: a.name, Seq: rec.Seq, Now: rec.Time, EventTime: rec.EventTime, Sender: sender,
 		Seed: seed(s.index.Lineage(), a.keyBytes)}, msg)
@@ -111,7 +117,7 @@ func (s *Shard) snapshot(a *activation) error {
 	defer func() { s.rec = saved }()
 	rec := &s.rec
 	chunks := max(1, (len(state)+snapshotChunk-1)/snapshotChunk)
-	*rec = entry.Record{Type: entry.Snapshot, Kind: a.kind.Name, Key: a.keyBytes, Seq: a.seq, Logic: a.kind.Version, Time: s.time,
+	*rec = entry.Record{Type: entry.Snapshot, Kind: a.kind.Name, Key: a.keyBytes, Seq: a.seq, Logic: a.logic, Time: s.time,
 		Snapshot: entry.SnapshotMeta{Chunks: uint32(chunks), Digest: xxhash.Sum64(state)}}
 	if rec.Back = a.back; a.last != s.next {
 		rec.Back = s.next - a.last
@@ -213,6 +219,13 @@ func (s *Shard) deadLetter(m *Sent, kind *grains.Definition, why string, fx *Eff
 		return err
 	}
 	s.room(fx)
+	if a.state != nil {
+		if err := s.cutGrain(a); err != nil {
+			return err
+		}
+		a.logic = a.kind.Version
+		s.rec.Logic = a.logic // the one that does not take it
+	}
 	s.rec.Type, s.rec.Reason = entry.DeadLetter, []byte(why)
 	s.rec.Kind, s.rec.Key, s.rec.Seq = m.Kind, m.Key, a.seq+1
 	s.Stats.DeadLetters++

@@ -40,6 +40,7 @@ type world struct {
 	now     int64
 
 	checkpoint int        // records, see actors.Config
+	cutGrains  int        // the same
 	flights    int        // see there
 	unchecked  bool       // pages of history may end where they like
 	shards     []*replica // by id - 1
@@ -65,6 +66,9 @@ type replica struct {
 	confirms    []uint64
 	model       *model
 	failed      error
+	unfit       *actors.Unfit // why it does not lead although it was elected
+	again       bool          // it asked for another Idle
+	cuts        []actors.Cut
 	fx          actors.Effects
 }
 
@@ -130,10 +134,10 @@ func (r *replica) open() {
 		w.t.Fatalf("%v", err)
 	}
 	r.shard = actors.NewShard(actors.Config{Shard: r.id, Shards: uint64(len(w.shards)), Catalog: w.catalog, Index: index, System: w.system,
-		Route: shardOf, MemoryBudget: w.budget, CheckpointRecords: w.checkpoint, Flights: w.flights})
+		Route: shardOf, MemoryBudget: w.budget, CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains, Flights: w.flights})
 	// what is committed and behind the last checkpoint is handed over again
 	applied, _ := index.Applied()
-	r.leads, r.failed, r.confirms = false, nil, nil
+	r.leads, r.failed, r.unfit, r.again, r.confirms, r.cuts = false, nil, nil, false, nil, nil
 	if r.committed > applied {
 		entries, err := r.log.Entries(applied+1, r.committed+1, 1<<40)
 		if err != nil {
@@ -175,6 +179,7 @@ func (r *replica) elect() {
 
 func (r *replica) begin() {
 	r.round++
+	r.unfit = nil
 	r.leads = true
 	r.step(actors.Lead{Term: r.term, Round: r.round})
 	r.append(r.term, nil)
@@ -193,7 +198,10 @@ func (r *replica) lead() {
 	r.elect()
 	r.commit(len(r.proposed))
 	r.idle()
-	if r.failed == nil && !r.shard.Leading() {
+	for r.again && r.failed == nil && !r.shard.Leading() {
+		r.idle()
+	}
+	if r.failed == nil && r.unfit == nil && !r.shard.Leading() {
 		r.world.t.Fatalf("shard %d does not lead", r.id)
 	}
 }
@@ -252,7 +260,10 @@ func (r *replica) commitOne(e *raftpb.Entry) {
 	}
 }
 
-func (r *replica) idle() { r.step(actors.Idle{}) }
+func (r *replica) idle() {
+	r.again = false
+	r.step(actors.Idle{})
+}
 
 // step lets the machine take an input and does what it wants done, all but what takes time.
 func (r *replica) step(input any) {
@@ -280,6 +291,15 @@ func (r *replica) do(fx *actors.Effects) {
 	w := r.world
 	if fx.Leading {
 		r.tracef("leads in term %d", r.term)
+	}
+	r.again = r.again || fx.Again
+	if fx.Unfit != nil {
+		r.unfit = fx.Unfit
+		r.tracef("%v", fx.Unfit)
+	}
+	for _, c := range fx.Cuts {
+		r.cuts = append(r.cuts, c)
+		r.tracef("cut %s to version %d, failed=%t", c.Kind, c.Version, c.Failed)
 	}
 	for _, p := range fx.Proposals {
 		r.tracef("proposes %s", describe(p))
@@ -371,7 +391,7 @@ func (w *world) settleSome() (busy bool) {
 		if r.failed != nil {
 			continue
 		}
-		if !r.shard.Leading() {
+		if !r.shard.Leading() && r.unfit == nil {
 			r.lead()
 			busy = true
 		}
@@ -381,6 +401,7 @@ func (w *world) settleSome() (busy bool) {
 		}
 		r.step(actors.Tick{})
 		r.idle()
+		busy = busy || r.again
 		if len(r.confirms) > 0 {
 			r.confirm()
 			busy = true

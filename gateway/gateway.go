@@ -106,8 +106,8 @@ type Limits struct {
 
 // Bounds that are no options, because clients rely on them.
 const (
-	// maxReceive is the largest message that gRPC hands on. Between it and the limit of a batch the client gets a precise
-	// refusal, beyond it the plain one of gRPC (RESOURCE_EXHAUSTED).
+	// maxReceive is the largest message that is read. Between the limit of a batch and it the refusal tells of the events,
+	// beyond it of the message.
 	maxReceive = 2 * intake.MaxBytes
 	// minInFlight is what one batch of the largest size can cost, and some more.
 	minInFlight = 16 << 20

@@ -200,7 +200,10 @@ func webFailure(t testing.TB, body []byte) failure {
 	return failureOf(s)
 }
 
-const publishPath = "/granary.v1.EventService/Publish"
+const (
+	publishPath = "/granary.v1.EventService/Publish"
+	streamPath  = "/granary.v1.EventService/PublishStream"
+)
 
 func publishBody(events ...*granaryv1.Event) string {
 	b, err := protojson.Marshal(&granaryv1.PublishRequest{Events: events})

@@ -255,6 +255,9 @@ func (g *Gateway) historyRecord(h *actors.History, r *actors.HistoryRecord, form
 // payloadJSON is a journaled payload as JSON; nil when this node does not know its type.
 func (g *Gateway) payloadJSON(kind *grains.Definition, event string, payload []byte) *structpb.Struct {
 	t, ok := kind.Event(event)
+	for earlier := kind.Earlier(); !ok && len(earlier) > 0; earlier = earlier[:len(earlier)-1] {
+		t, ok = earlier[len(earlier)-1].Event(event) // one that the present version does not take any more
+	}
 	if !ok {
 		return nil
 	}

@@ -241,6 +241,20 @@ func TestHistory(t *testing.T) {
 }
 
 // TestHistoryFitsIntoAMessage: large records make short pages, and none is left out.
+// TestHistoryOfEarlierVersions: an event that only an earlier version took is shown as what it was.
+func TestHistoryOfEarlierVersions(t *testing.T) {
+	n := start(t)
+	n.publish(t, charged("box/1", "", 1))
+	n.set(func(m *memory) {
+		r := &m.grains["box/1"].records[0]
+		r.Logic, r.Event, r.Payload = 2, "granary.account.v1.Labelled", []byte{1<<3 | 2, 1, 'a'}
+	})
+	records, _ := n.pages(t, &granaryv1.HistoryRequest{Grain: "box/1"})
+	if len(records) != 1 || records[0].Payload.GetFields()["transactionId"].GetStringValue() != "a" {
+		t.Errorf("%v", records)
+	}
+}
+
 func TestHistoryFitsIntoAMessage(t *testing.T) {
 	n := start(t)
 	for i := range 6 {

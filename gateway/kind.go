@@ -30,6 +30,9 @@ func describeKinds(c *grains.Catalog) *kindTable {
 			Name: d.Name, Version: d.Version, Description: d.Doc, State: string(d.StateDescriptor().FullName()),
 			IdWindow: durationpb.New(d.IDWindow),
 		}
+		for _, e := range d.Earlier() {
+			k.EarlierVersions = append(k.EarlierVersions, e.Version)
+		}
 		for _, e := range d.Events() {
 			k.Events = append(k.Events, describeEvent(e))
 		}

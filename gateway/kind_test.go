@@ -23,7 +23,7 @@ func TestKinds(t *testing.T) {
 		t.Fatalf("%v %v", res, err)
 	}
 	k := res.Kinds[0]
-	if k.Version != 3 || k.Description == "" || k.State != "granary.account.v1.Account" || k.IdWindow.AsDuration().Hours() != 24 || len(k.Events) != 5 {
+	if k.Version != 3 || len(k.EarlierVersions) != 1 || k.EarlierVersions[0] != 2 || k.Description == "" || k.State != "granary.account.v1.Account" || k.IdWindow.AsDuration().Hours() != 24 || len(k.Events) != 5 {
 		t.Errorf("%v", k)
 	}
 	fields := map[string]string{}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -301,9 +302,63 @@ func TestWireBombs(t *testing.T) {
 			t.Errorf("%s over HTTP/1.1: %+v, want %s", name, f, c.reason)
 		}
 	}
-	// Beyond what gRPC hands on, the refusal is gRPC's own.
-	if f := n.publishRaw(t, make([]byte, 9<<20)); f.code != codes.ResourceExhausted {
-		t.Errorf("9 MiB: %+v", f)
+}
+
+// TestOverlongMessage: however long a message is, by call or by stream, the client is told that it is too long, how long it
+// may be, and nothing else. What came before it on a stream is answered.
+func TestOverlongMessage(t *testing.T) {
+	n := start(t)
+	check := func(how string, size int, f failure) {
+		t.Helper()
+		if f.code != codes.InvalidArgument || f.reason != "REQUEST_TOO_LARGE" || f.infos != 1 || len(f.violations) != 1 || f.retry != 0 || !strings.Contains(f.message, "at most 4194304 are allowed") {
+			t.Errorf("%d MiB by %s: %+v", size>>20, how, f)
+		}
+	}
+	for _, size := range []int{5 << 20, 9 << 20, 100 << 20} {
+		// one event of that size, as field 1 of a publish request and as field 4 of a stream's
+		message := func(field protowire.Number) []byte {
+			head := protowire.AppendVarint(protowire.AppendTag(nil, field, protowire.BytesType), uint64(size))
+			event := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.BytesType), uint64(size-5))
+			return append(append(head, event...), make([]byte, size-5)...)
+		}
+		check("call", size, n.publishRaw(t, message(1)))
+
+		s, err := n.conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, streamPath, grpc.ForceCodecV2(rawCodec{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := proto.Marshal(&granaryv1.PublishStreamRequest{Batch: 1, Events: []*granaryv1.Event{charged("box/1", "", 1)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answer []byte
+		if err := s.SendMsg(first); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RecvMsg(&answer); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SendMsg(append([]byte{2 << 3, 2}, message(4)...)) // fails where the answer is there before the message is
+		for err == nil {
+			err = s.RecvMsg(&answer)
+		}
+		check("stream", size, grpcFailure(err))
+	}
+	for name, request := range map[string]any{"a call without a message": nil, "a call with two": []byte{}} {
+		s, err := n.conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, publishPath, grpc.ForceCodecV2(rawCodec{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if b, ok := request.([]byte); ok {
+				_ = s.SendMsg(b) // the second may come too late
+			}
+		}
+		_ = s.CloseSend()
+		var answer []byte
+		if f := grpcFailure(s.RecvMsg(&answer)); f.code != codes.InvalidArgument || f.reason != "MALFORMED_REQUEST" || f.infos != 1 {
+			t.Errorf("%s: %+v", name, f)
+		}
 	}
 }
 

@@ -23,6 +23,9 @@ import (
 
 // boxes is a kind with events of every shape: flat, with floats, without limit in depth, without fields.
 var boxes = grains.Kind[*accountv1.Account]{
+	Earlier: []grains.Logic[*accountv1.Account]{{Version: 2, Handlers: grains.Handlers[*accountv1.Account]{
+		grains.On(func(*grains.Turn, *accountv1.Account, *accountv1.Labelled) error { return nil }),
+	}}},
 	Name: "box", Version: 3, Doc: "a box for tests",
 	Handlers: grains.Handlers[*accountv1.Account]{
 		grains.On(func(t *grains.Turn, s *accountv1.Account, e *accountv1.Charged) error {

@@ -20,10 +20,14 @@ func (g *Gateway) register(s *grpc.Server) {
 	events.HandlerType = nil
 	events.Methods = []grpc.MethodDesc{{MethodName: "Publish", Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var in publishRequest
-		if err := dec(&in); err != nil {
+		bad, err := received(ctx, &in, dec)
+		if err != nil {
 			return nil, err
 		}
-		return served(ctx, g, publishMethod, in.refusal, &in.eventBatch, g.publish)
+		if bad == nil {
+			bad = in.refusal
+		}
+		return served(ctx, g, publishMethod, bad, &in.eventBatch, g.publish)
 	}}}
 	events.Streams = slices.Clone(events.Streams)
 	events.Streams[0].Handler = func(_ any, srv grpc.ServerStream) error { return g.publishStream(srv) }
@@ -61,11 +65,27 @@ func unary[M any, P interface {
 }, R any](g *Gateway, name string, of method, f func(context.Context, P) (R, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var in request[M, P]
-		if err := dec(&in); err != nil {
+		bad, err := received(ctx, &in, dec)
+		if err != nil {
 			return nil, err
 		}
-		return served(ctx, g, of, in.refusal, P(&in.msg), f)
+		if bad == nil {
+			bad = in.refusal
+		}
+		return served(ctx, g, of, bad, P(&in.msg), f)
 	}}
+}
+
+// received reads the request of a unary call. bad is what is wrong with it; an error means that gRPC has answered it.
+func received(ctx context.Context, in incoming, dec func(any) error) (bad *answer.Refusal, err error) {
+	w := wireOf(ctx)
+	if w == nil {
+		return nil, dec(in)
+	}
+	if err := receiveOne(w, in); err != nil {
+		return answer.Of(err), nil
+	}
+	return nil, nil
 }
 
 // served answers one unary call, whichever way it came: it counts it, and sees to it that every error is a [answer.Refusal]

@@ -203,13 +203,20 @@ func (s *stream) receive() {
 	var in streamRequest
 	var request session.Request
 	var fx session.Effects
+	w := wireOf(s.ctx)
 	for s.waitForRoom() {
-		if err := s.srv.RecvMsg(&in); err != nil {
+		var err error
+		if w != nil {
+			err = receive(w, &in)
+		} else {
+			err = s.srv.RecvMsg(&in)
+		}
+		if err != nil {
 			if errors.Is(err, io.EOF) {
 				s.step(session.End{}, &fx)
 				poke(s.wake)
 			} else {
-				s.end(err) // the client is gone, or the message was too large: gRPC has said so already
+				s.end(err) // the client is gone, or the message is not one
 			}
 			return
 		}

@@ -28,7 +28,25 @@ type Definition struct {
 	state  messageType
 	events []*EventType
 	byName map[string]*EventType
+
+	earlier []*Definition // by version; none in those themselves
 }
+
+// At is the kind as it was in a version: itself in the present one, or the handlers kept of an earlier one.
+func (d *Definition) At(version uint32) (*Definition, bool) {
+	if version == d.Version {
+		return d, true
+	}
+	for _, e := range d.earlier {
+		if e.Version == version {
+			return e, true
+		}
+	}
+	return nil, false
+}
+
+// Earlier are the versions before the present one whose logic is kept, oldest first.
+func (d *Definition) Earlier() []*Definition { return d.earlier }
 
 // Events are the event types of the kind in the order of their full names.
 func (d *Definition) Events() []*EventType { return d.events }

@@ -8,6 +8,21 @@
 // Invariant: a handler's outcome (new state, effects, error) is a function of the state, the event and the turn alone.
 // Whatever a handler may look at comes from the [Turn]; replaying a journal through the same handlers gives the same
 // state, byte for byte.
+//
+// # Raising a version
+//
+// Records keep the version that ran, and are folded by it for ever. So when a handler is to compute something else:
+//
+//  1. copy the handlers that change and give the copies the name of their version: charged becomes chargedV2;
+//  2. list them, with the unchanged ones, under Earlier: {Version: 2, Handlers: {On(chargedV2), On(labelled)}};
+//  3. change charged, and raise Version to 3;
+//  4. start the new binary: each grain is snapshotted by the logic it had, before it runs under the new one;
+//  5. keep the old logic until every node has logged that the cut is done; longer, if somebody reads states of the past
+//     (at_seq, at_time) from before it.
+//
+// The state stays the same protobuf message through all versions: fields are added, never given another meaning. A node
+// that meets records of a version it lacks, with no snapshot behind them, does not lead their shard; nor does one whose
+// version is below the journal's.
 package grains
 
 import (
@@ -44,6 +59,17 @@ type Kind[S proto.Message] struct {
 	IDWindow time.Duration
 	// Handlers, one for each event type.
 	Handlers Handlers[S]
+	// Earlier versions of the logic, each beside the handlers it had. They fold the records that they made, and nothing
+	// else: see "Raising a version".
+	Earlier []Logic[S]
+}
+
+// Logic is the logic of a kind as it was in an earlier version: for replay only.
+type Logic[S proto.Message] struct {
+	// Version that it was, below the kind's present one.
+	Version uint32
+	// Handlers of that version. Those that did not change may be shared with other versions.
+	Handlers Handlers[S]
 }
 
 // Handlers are the handlers of one kind.
@@ -70,16 +96,14 @@ func On[S, E proto.Message](fn func(t *Turn, s S, e E) error) Handler[S] {
 }
 
 // Define checks the declaration and returns what the runtime runs. It fails when the name is not well-formed, the
-// version is 0, or two handlers take the same event.
+// version is 0, two handlers of a version take the same event, or the earlier versions are not distinct and below the
+// present one.
 func (k Kind[S]) Define() (*Definition, error) {
 	if !validName(k.Name) {
 		return nil, fmt.Errorf("kind %q: the name must be a lower-case letter followed by up to 63 of a-z, 0-9, '-' and '_'", k.Name)
 	}
 	if k.Version == 0 {
 		return nil, fmt.Errorf("kind %q: the version starts at 1", k.Name)
-	}
-	if len(k.Handlers) == 0 {
-		return nil, fmt.Errorf("kind %q: no handlers", k.Name)
 	}
 	if k.SnapshotEvery < 0 || k.IDWindow < 0 {
 		return nil, fmt.Errorf("kind %q: SnapshotEvery and IDWindow must not be negative", k.Name)
@@ -88,8 +112,7 @@ func (k Kind[S]) Define() (*Definition, error) {
 	d := &Definition{
 		Name: k.Name, Version: k.Version, Doc: k.Doc,
 		SnapshotEvery: k.SnapshotEvery, IDWindow: k.IDWindow,
-		state:  newMessageType(s.ProtoReflect().Type()),
-		byName: map[string]*EventType{},
+		state: newMessageType(s.ProtoReflect().Type()),
 	}
 	if d.SnapshotEvery == 0 {
 		d.SnapshotEvery = DefaultSnapshotEvery
@@ -97,10 +120,37 @@ func (k Kind[S]) Define() (*Definition, error) {
 	if d.IDWindow == 0 {
 		d.IDWindow = DefaultIDWindow
 	}
-	for _, h := range k.Handlers {
+	if err := k.Handlers.define(d); err != nil {
+		return nil, err
+	}
+	for _, l := range k.Earlier {
+		if l.Version == 0 || l.Version >= k.Version {
+			return nil, fmt.Errorf("kind %q: an earlier version is %d; it must be from 1 to %d, below the present one", k.Name, l.Version, k.Version-1)
+		}
+		if _, twice := d.At(l.Version); twice {
+			return nil, fmt.Errorf("kind %q: version %d is there twice", k.Name, l.Version)
+		}
+		old := *d
+		old.Version, old.earlier = l.Version, nil
+		if err := l.Handlers.define(&old); err != nil {
+			return nil, fmt.Errorf("version %d of %w", l.Version, err)
+		}
+		d.earlier = append(d.earlier, &old)
+	}
+	sort.Slice(d.earlier, func(i, j int) bool { return d.earlier[i].Version < d.earlier[j].Version })
+	return d, nil
+}
+
+// define makes these the handlers of a definition.
+func (hs Handlers[S]) define(d *Definition) error {
+	if len(hs) == 0 {
+		return fmt.Errorf("kind %q: no handlers", d.Name)
+	}
+	d.events, d.byName = nil, map[string]*EventType{}
+	for _, h := range hs {
 		e := &EventType{messageType: newMessageType(h.event), handle: h.handle}
 		if _, twice := d.byName[e.Name]; twice {
-			return nil, fmt.Errorf("kind %q: two handlers for %s", k.Name, e.Name)
+			return fmt.Errorf("kind %q: two handlers for %s", d.Name, e.Name)
 		}
 		d.events = append(d.events, e)
 		d.byName[e.Name] = e
@@ -109,11 +159,11 @@ func (k Kind[S]) Define() (*Definition, error) {
 	for _, e := range d.events {
 		short := string(e.Descriptor().Name())
 		if _, taken := d.byName[short]; taken {
-			return nil, fmt.Errorf("kind %q: two events are called %s", k.Name, short)
+			return fmt.Errorf("kind %q: two events are called %s", d.Name, short)
 		}
 		d.byName[short] = e
 	}
-	return d, nil
+	return nil
 }
 
 // MustDefine is [Kind.Define] for package variables: it panics where Define fails.

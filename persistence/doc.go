@@ -29,6 +29,8 @@
 //	0x0b  state     grain                     uv seq, uv version of the kind's logic; uv seq, uv index, uv ordinal, uv journal
 //	                                          time (µs) of the last snapshot at or below that seq (all 0: none); then the state
 //	0x0a  timer     reserved                  also reserved: 0x0c group, 0x0d tier, 0x0e key, 0x0f lineage, 0x10 quarantine
+//	0x11  logic     kind                      uv index of the last logic change (0 none), uv count, then each era as uv version,
+//	                                          uv index of the entry it begins with, see below
 //	0x7f  node      - (shard 0 only)          JSON: format, goarch, number of shards, node id
 //
 // The hash of an id is XXH64 over grain (as above), 0x00, source, 0x00, id; the hash of a body is XXH64 over type, 0x00,
@@ -44,6 +46,10 @@
 // A state key is a snapshot that is not in the log: the state of a busy grain as of some checkpoint, with the XXH64 of
 // state and seq in its last 8 bytes. It may be older than the head, and it may be missing; it only shortens the way from
 // the last snapshot. The entries behind the last checkpoint are kept in memory as well.
+//
+// The eras of a kind say which version of its logic ran where: an era begins with the first record that names another
+// version than the record of the kind before it. A logic change drops the eras of lower versions: no grain has records of
+// them behind its last snapshot. If that leaves none, it begins one itself (docs/adr/0010).
 //
 // A grain's records are found from its head backwards: each names the entry before it that has records of the grain
 // (docs/adr/0002). Snapshots have keys of their own, so that a moment in the past is found without walking from the end.

@@ -148,7 +148,9 @@ type Index struct {
 	inboxNew  map[uint64]bool
 	producers map[string]*producerSlot
 	outbox    uint64
-	records   int // applied since the last checkpoint
+	logic     map[string]*logic // by kind
+	newest    *logic            // of the last record
+	records   int               // applied since the last checkpoint
 	bytes     int
 	recent    []recentEntry // the entries behind the last checkpoint, consecutive
 	opened    opened        // some of those before it
@@ -197,6 +199,9 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 	}
 	if err := x.openFilters(); err != nil {
 		return nil, fmt.Errorf("shard %d: %w", shard, err)
+	}
+	if err := x.openLogic(); err != nil {
+		return nil, fmt.Errorf("shard %d: logic: %w", shard, err)
 	}
 	v, err := s.get(key(shard, keyOutbox))
 	if err != nil {
@@ -322,6 +327,8 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 	case entry.Expiry:
 		x.producers[r.Producer] = &producerSlot{changed: true}
 		return nil
+	case entry.LogicChange:
+		return x.raised(r, h.Index)
 	default:
 		return fmt.Errorf("%v: %w", r.Type, entry.ErrTooNew)
 	}
@@ -333,6 +340,9 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 		return fmt.Errorf("%w: seq %d of %s/%s follows %d", entry.ErrCorrupt, r.Seq, r.Kind, r.Key, head.Seq)
 	} else {
 		*head = Head{r.Seq, h.Index, r.Time}
+	}
+	if r.Logic != 0 {
+		x.ran(r.Kind, r.Logic, h.Index)
 	}
 	switch {
 	case r.Sequence != 0:
@@ -602,6 +612,11 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	for hash, id := range x.ids {
 		k = idKey(k[:0], x.shard, uint64(id.Time/bucketMicros), hash)
 		v = binary.LittleEndian.AppendUint64(appendUvs(v[:0], id.Index, uint64(id.Ordinal), uint64(id.Time)), id.Body)
+		put(b.Set(k, v, nil))
+	}
+	for kind, l := range x.logic {
+		k = append(appendPrefix(k[:0], x.shard, keyLogic), kind...)
+		v = l.append(v[:0])
 		put(b.Set(k, v, nil))
 	}
 	if oldest := idsBefore / bucketMicros; oldest > 0 {

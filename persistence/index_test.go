@@ -62,6 +62,10 @@ type author struct {
 	producers map[string]*Producer
 	ids       map[string]Known // by the name of the event
 	inbox     map[uint64]Mark
+
+	version uint32 // of the logic that runs
+	eras    []Era
+	raised  bool
 }
 
 // authored is a grain.
@@ -108,6 +112,15 @@ func (a *author) write(t *rapid.T) *raftpb.Entry {
 	b.Reset(a.time)
 	for range rapid.IntRange(1, 6).Draw(t, "records") {
 		a.time += rapid.SampledFrom([]int64{0, 1, 1000, 7 * 3600 * 1e6}).Draw(t, "time")
+		if a.version > 1 && rapid.IntRange(0, 15).Draw(t, "logic change") == 0 {
+			b.Append(&entry.Record{Type: entry.LogicChange, Kind: "k", Logic: a.version, Time: a.time})
+			a.raised = true
+			if last := len(a.eras) - 1; last >= 0 && a.eras[last].Version == a.version {
+				a.eras = a.eras[last:]
+			} else {
+				a.eras = []Era{{a.version, a.next}}
+			}
+		}
 		a.record(t, &b)
 	}
 	data := b.Close(entry.Header{Lineage: 1, Term: 1, Index: a.next, Previous: a.prev})
@@ -177,6 +190,12 @@ func (a *author) record(t *rapid.T, b *entry.Builder) {
 		a.ids[key+"\x00s\x00"+id] = Known{a.next, ordinal, a.time, BodyHash("e", r.Payload)}
 	}
 	r.Type = rapid.SampledFrom([]entry.Type{entry.Input, entry.Void, entry.DeadLetter}).Draw(t, "type")
+	if rapid.IntRange(0, 20).Draw(t, "raise") == 0 {
+		a.version++
+	}
+	if r.Logic = a.version; r.Logic != 0 && (len(a.eras) == 0 || a.eras[len(a.eras)-1].Version != r.Logic) {
+		a.eras = append(a.eras, Era{r.Logic, a.next})
+	}
 	r.Seq = g.head.Seq + 1
 	g.head = Head{r.Seq, a.next, a.time}
 	a.grains[key] = g
@@ -278,6 +297,11 @@ func TestDerivedKeysAreThoseOfTheLog(t *testing.T) {
 				}
 				a.compare(x)
 			case 9:
+				if rapid.IntRange(0, 3).Draw(t, "a folder from before") == 0 { // there were logic keys
+					if err := s.db.DeleteRange(key(1, keyLogic), key(1, keyLogic+1), pebble.NoSync); err != nil {
+						t.Fatal(err)
+					}
+				}
 				if rapid.Bool().Draw(t, "reopen the store") {
 					if err := s.Close(); err != nil {
 						t.Fatal(err)
@@ -321,6 +345,9 @@ func TestDerivedKeysAreThoseOfTheLog(t *testing.T) {
 // compare asks an index for all that its author knows.
 func (a *author) compare(x *Index) {
 	a.t.Helper()
+	if eras := x.Eras("k"); !slices.Equal(eras, a.eras) || x.Raised("k") != (a.raised || len(a.eras) > 1) {
+		a.t.Fatalf("the eras are %v, raised: %t; want %v, %t", eras, x.Raised("k"), a.eras, a.raised)
+	}
 	var want []Listed
 	for key, g := range a.grains {
 		if h, err := x.Head([]byte(key)); err != nil || h != g.head {
@@ -509,6 +536,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"a flipped bit", broken, entry.ErrCorrupt, "shard 1 index 1"},
 		{"a gap in a grain", build(1, input(1), input(3)), entry.ErrCorrupt, "seq 3 of k/a follows 1"},
 		{"a configuration", conf, entry.ErrTooNew, "index 1"},
+		{"a logic change of nothing", build(1, entry.Record{Type: entry.LogicChange, Logic: 1}), entry.ErrCorrupt, "without a kind"},
 		{"a record to come", build(1, entry.Record{Type: entry.Tombstone, Kind: "k", Key: []byte("a"), Seq: 1}), entry.ErrTooNew, "tombstone"},
 	} {
 		x, err := s.OpenIndex(1, 1)
@@ -538,6 +566,7 @@ func TestCorruptDerivedKeysAreNamed(t *testing.T) {
 		{"snap", snapKey(1, grain, 3), func(s *Store) error { _, _, err := ask(s).Snapshots(grain, 5); return err }},
 		{"producer", append(key(1, keyProducer), 'p'), func(s *Store) error { _, err := ask(s).Producer("p"); return err }},
 		{"idle producers", append(key(1, keyProducer), 'p'), func(s *Store) error { _, err := ask(s).IdleProducers(1); return err }},
+		{"logic", append(key(1, keyLogic), 'k'), func(s *Store) error { _, err := s.OpenIndex(1, 1); return err }},
 		{"id", idKey(nil, 1, 0, 7), func(s *Store) error { _, _, err := ask(s).ID(7, 0, 1); return err }},
 	} {
 		s := openStore(t, vfs.NewMem())

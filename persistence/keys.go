@@ -18,6 +18,7 @@ const (
 	keyProducer = 0x08
 	keyID       = 0x09
 	keyState    = 0x0b
+	keyLogic    = 0x11
 	keyNode     = 0x7f
 )
 

@@ -40,6 +40,8 @@ var figures = []figure{
 	counter("checkpoints_total", "Checkpoints of derived keys.", func(r *reading) float64 { return float64(r.stats.Checkpoints) }),
 	gauge("resident_grains", "Grains in memory.", func(r *reading) float64 { return float64(r.stats.Resident) }),
 	gauge("resident_bytes", "Estimated memory of the grains in memory.", func(r *reading) float64 { return float64(r.stats.Bytes) }),
+	counter("cut_grains_total", "Grains snapshotted because the version of their logic was raised.", func(r *reading) float64 { return float64(r.stats.Cut) }),
+	gauge("unfit_shards", "Shards that do not lead because this binary lacks logic that their journal needs.", func(r *reading) float64 { return float64(r.stats.Unfit) }),
 	gauge("quarantined_shards", "Shards that answer nothing because their journal is corrupt.", func(r *reading) float64 { return float64(r.stats.Quarantined) }),
 	gauge("disk_full", "1 while new events are refused because the disk is down to its reserve.", func(r *reading) float64 { return one(r.full) }),
 	gauge("store_damaged", "1 while new events are refused because a table of the store is damaged.", func(r *reading) float64 { return one(r.damaged) }),

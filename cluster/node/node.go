@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,7 +68,7 @@ type Node struct {
 	stopping atomic.Bool
 	// toldDamage is of the goroutine that ticks
 	toldDamage bool
-	leading    atomic.Int32 // shards that lead or are in quarantine
+	leading    atomic.Int32 // shards that lead, cannot, or are in quarantine
 	ready      chan struct{}
 	stop       chan struct{}
 	failed     chan error
@@ -75,7 +76,8 @@ type Node struct {
 	once       sync.Once
 }
 
-// Start opens the store, replays what the last run left behind, and returns when every shard leads or is in quarantine.
+// Start opens the store, replays what the last run left behind, and returns when every shard leads, lacks the logic to
+// lead, or is in quarantine.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -112,6 +114,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	n.spawn(n.tick)
 	select {
 	case <-n.ready:
+		n.tellLacks()
 		return n, nil
 	case err := <-n.failed:
 		_ = n.end(true) // the first error is the one that matters
@@ -179,6 +182,35 @@ func (n *Node) open() error {
 func (n *Node) settled() {
 	if int(n.leading.Add(1)) == n.table.Len() {
 		close(n.ready)
+	}
+}
+
+// tellLacks logs the versions of logic for which shards do not lead: a line for each, with what all shards need together.
+func (n *Node) tellLacks() {
+	type lack struct {
+		actors.Lack
+		shards int
+	}
+	var all []*lack
+	for _, r := range n.shards {
+		r.mu.Lock()
+		unfit := r.unfit
+		r.mu.Unlock()
+		if unfit == nil {
+			continue
+		}
+		for _, l := range unfit.Lacks {
+			i := slices.IndexFunc(all, func(o *lack) bool { return o.Kind == l.Kind && o.Version == l.Version })
+			if i < 0 {
+				all = append(all, &lack{l, 1})
+				continue
+			}
+			all[i].Grains += l.Grains
+			all[i].shards++
+		}
+	}
+	for _, l := range all {
+		n.opts.Logger.Error("shards do not lead: "+l.String(), "shards", l.shards, "of", len(n.shards), "next", "start a binary that has this version")
 	}
 }
 
@@ -318,8 +350,8 @@ type Stats struct {
 	// Resident grains and their estimated bytes.
 	Resident int
 	Bytes    int64
-	// Quarantined shards.
-	Quarantined int
+	// Quarantined shards, and Unfit ones, which do not lead because this binary lacks logic that their journal needs.
+	Quarantined, Unfit int
 }
 
 // Stats sums up the counters of all shards, as of their last step.
@@ -333,6 +365,7 @@ func (n *Node) Stats() Stats {
 		s.Resident += t.Resident
 		s.Bytes += t.Bytes
 		s.Quarantined += t.Quarantined
+		s.Unfit += t.Unfit
 	}
 	return s
 }

@@ -32,7 +32,8 @@ type runner struct {
 	overloaded bool
 	room       chan struct{} // closed when there is room again
 	stats      Stats
-	err        error // why the shard is in quarantine
+	err        error         // why the shard is in quarantine
+	unfit      *actors.Unfit // why it does not lead
 
 	wake    chan struct{}
 	settled sync.Once
@@ -159,15 +160,19 @@ func (r *runner) run() {
 			}
 			r.step(now, in, &fx)
 		}
-		if fx.Leading && !led {
+		r.step(now, actors.Idle{}, &fx)
+		if fx.Leading || fx.Unfit != nil {
+			r.elected(fx.Unfit, led)
+		}
+		if (fx.Leading || fx.Unfit != nil) && !led {
 			led = true
 			r.settle()
 			for _, in := range early {
 				r.step(now, in, &fx)
 			}
 			early = nil
+			r.step(now, actors.Idle{}, &fx)
 		}
-		r.step(now, actors.Idle{}, &fx)
 		clear(inputs)
 		spare = inputs
 		r.report()
@@ -195,6 +200,20 @@ func (r *runner) step(now int64, in any, fx *actors.Effects) {
 		r.shard.Abandon(fx)
 		r.quarantine(err)
 		r.settle()
+	}
+}
+
+// elected notes whether a shard that was elected leads. What is so from the start on, Start tells for all shards together.
+func (r *runner) elected(unfit *actors.Unfit, again bool) {
+	r.mu.Lock()
+	r.unfit = unfit
+	r.stats.Unfit = 0
+	if unfit != nil {
+		r.stats.Unfit = 1
+	}
+	r.mu.Unlock()
+	if unfit != nil && again {
+		r.node.opts.Logger.Error("this binary lacks logic that the journal needs", "error", unfit)
 	}
 }
 
@@ -259,6 +278,13 @@ func (r *runner) do(fx *actors.Effects) {
 	}
 	for _, a := range fx.Acks {
 		r.node.shards[a.To-1].post(a)
+	}
+	for _, c := range fx.Cuts {
+		if c.Failed {
+			r.node.opts.Logger.Error("a grain could not be snapshotted by the logic it had: keep the earlier versions", "shard", r.id, "kind", c.Kind, "version", c.Version)
+		} else {
+			r.node.opts.Logger.Info("the cut is done: earlier versions are needed for reads of the past only", "shard", r.id, "kind", c.Kind, "version", c.Version)
+		}
 	}
 	r.answer(fx)
 	fx.Reset()

@@ -78,7 +78,7 @@ func (w *world) startNode(id int, disk *Disk) (*node, error) {
 		return nil, err
 	}
 	n.table = routing.NewTable(n.store.Identity().Shards)
-	n.intake = intake.New(w.o.Catalog, n.table)
+	n.intake = intake.New(w.catalog, n.table)
 	n.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
@@ -103,9 +103,9 @@ func (w *world) startNode(id int, disk *Disk) (*node, error) {
 			s.failed = err
 			continue
 		}
-		s.machine = actors.NewShard(actors.Config{Shard: s.id, Shards: uint64(n.table.Len()), Catalog: w.o.Catalog, Index: index, System: n.system,
+		s.machine = actors.NewShard(actors.Config{Shard: s.id, Shards: uint64(n.table.Len()), Catalog: w.catalog, Index: index, System: n.system,
 			Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
-			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, Flights: w.flights})
+			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains, Flights: w.flights})
 	}
 	if err := n.host.Campaign(); err != nil {
 		return nil, err
@@ -265,6 +265,10 @@ func (s *shard) run() {
 		}
 		s.step(now, in)
 	}
+	s.step(now, actors.Idle{})
+	if s.fx.Unfit != nil {
+		s.node.world.fail("%v", s.fx.Unfit) // binaries here have all that was ever needed
+	}
 	if s.fx.Leading && !s.led {
 		s.led = true
 		s.node.led++
@@ -272,8 +276,8 @@ func (s *shard) run() {
 			s.step(now, in)
 		}
 		s.early = nil
+		s.step(now, actors.Idle{})
 	}
-	s.step(now, actors.Idle{})
 	if s.failed == nil {
 		s.overloaded = s.machine.Overloaded()
 	}

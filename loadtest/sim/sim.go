@@ -39,6 +39,8 @@ type Options struct {
 	Clients int
 	// Catalog of kinds; must hold probe.
 	Catalog *grains.Catalog
+	// Raised are the catalogs of newer binaries, each with the logic of those before it. A restart may bring the next one.
+	Raised []*grains.Catalog
 	// Faults that happen; drawn from the seed by default.
 	Faults *Faults
 	// Tables lets bits flip in the store's tables as well. Which table that is, and who reads it first, is the store's
@@ -67,6 +69,8 @@ type Faults struct {
 	Refused float64
 	// Flip is the chance that a bit of a log flips at a crash; or of a table, where those may.
 	Flip float64
+	// Raise is the chance that a node comes back with a newer binary.
+	Raise float64
 }
 
 // drawFaults draws which faults a run has: at least three kinds, and crashes always.
@@ -77,7 +81,7 @@ func drawFaults(rnd *rand.Rand) *Faults {
 		}
 		return most * rnd.Float64()
 	}
-	f := &Faults{Drop: some(0.05), Duplicate: some(0.05), Delay: some(0.01), Cut: some(0.5), Lost: some(0.02), Refused: some(0.02), Flip: some(0.5),
+	f := &Faults{Drop: some(0.05), Duplicate: some(0.05), Delay: some(0.01), Cut: some(0.5), Lost: some(0.02), Refused: some(0.02), Flip: some(0.5), Raise: some(0.5),
 		Crashes: time.Duration(2+rnd.IntN(10)) * time.Second, SyncFails: some(0.4)}
 	if rnd.IntN(2) == 0 {
 		f.ClockJumps = time.Duration(3+rnd.IntN(20)) * time.Second
@@ -137,7 +141,7 @@ func Run(t *testing.T, o Options) *Report {
 	if w.o.Faults == nil {
 		w.o.Faults = drawFaults(w.rnd)
 	}
-	w.kind, _ = o.Catalog.Kind(workload.Kind)
+	w.install(o.Catalog)
 	w.workload = workload.New(workload.Options{Seed: o.Seed, Clients: o.Clients})
 	w.hash.Reset()
 	cryptotest.SetGlobalRandom(t, o.Seed)

@@ -41,11 +41,14 @@ type world struct {
 	budget     int64
 	checkpoint int
 	flights    int
+	cutGrains  int
 	// planned is the crash that comes at one of the next syncs of the log.
 	planned *plannedCrash
 	flipped *Flip // on the disk, and not found yet
 	clients []client
 
+	catalog  *grains.Catalog // of the binary that nodes start with
+	raises   int             // how many newer ones came
 	kind     *grains.Definition
 	workload *workload.Workload
 	history  workload.History
@@ -174,6 +177,12 @@ func (w *world) sync(disk *Disk, name string) error {
 	return nil
 }
 
+// install makes a catalog that of the binary with which nodes start.
+func (w *world) install(c *grains.Catalog) {
+	w.catalog = c
+	w.kind, _ = c.Kind(workload.Kind)
+}
+
 // start brings a node up on what its disk holds.
 func (w *world) start(id int) {
 	disk := w.disks[id]
@@ -181,6 +190,12 @@ func (w *world) start(id int) {
 	w.budget = int64(8+w.rnd.IntN(200)) << 10
 	w.checkpoint = 20 + w.rnd.IntN(400)
 	w.flights = 1 + w.rnd.IntN(4)
+	w.cutGrains = 1 + w.rnd.IntN(4)
+	if w.report.Crashes > 0 && w.raises < len(w.o.Raised) && w.chance(w.o.Faults.Raise) {
+		w.install(w.o.Raised[w.raises])
+		w.raises++
+		w.count("newer binary")
+	}
 	n, err := w.startNode(id, disk)
 	synctest.Wait() // what the store does behind its opening is done
 	if err != nil && w.flipped != nil && errors.Is(err, entry.ErrCorrupt) && strings.Contains(err.Error(), path.Base(w.flipped.Name)) {

@@ -79,6 +79,9 @@
 // The ordinal of a record is its place in the entry, from 0. A snapshot record has the seq of the record it follows and
 // takes none of its own.
 //
+// A logic change names a kind, with an empty key, and in logic a version: behind it no grain of that kind in the shard has
+// records of a lower version that are not covered by a snapshot.
+//
 // A field is present only if it is not zero. Where it has several parts, the kind (of grain, sender and to), the name of
 // the producer, the index of the cause or the number of the chunk decides, and is never zero in a field that is there.
 //

@@ -17,7 +17,7 @@ const (
 	Void           Type = 2  // an event that the grain rejected
 	DeadLetter     Type = 3  // an event whose turn failed
 	Snapshot       Type = 4  // a chunk of a grain's state
-	LogicChange    Type = 5  // a kind's logic version was raised
+	LogicChange    Type = 5  // a kind's logic version was raised, and no earlier one is needed for what comes
 	Tombstone      Type = 6  // a grain was deleted
 	Timer          Type = 7  // a reminder fired
 	Session        Type = 8  // a producer began an epoch

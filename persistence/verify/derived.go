@@ -57,6 +57,8 @@ func (s *shard) derived() error {
 		case keyID:
 			s.compareID(k, rest, c)
 		case keyState: // see compareState
+		case keyLogic:
+			s.compareLogic(k, rest, c)
 		default:
 			s.wrongKey(k, "no such key is written by this version")
 		}
@@ -323,6 +325,11 @@ func (s *shard) missing(heads, snaps int) {
 	for _, id := range sortedKeys(s.producers) {
 		if !s.producers[id].met {
 			gone("producer", printable([]byte(id)))
+		}
+	}
+	for _, kind := range sortedKeys(s.versions) {
+		if !s.versions[kind].met {
+			gone("logic", printable([]byte(kind)))
 		}
 	}
 	for _, hash := range sortedKeys(s.ids) {

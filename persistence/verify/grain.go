@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"fmt"
+	"math"
 
 	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/proto"
@@ -25,6 +26,8 @@ type grain struct {
 	// state after the last record; nil where it is not known, until the next snapshot.
 	state   proto.Message
 	unknown string // why
+	ranBy   uint64 // version of the records behind the last snapshot; 0: there are none that changed the state
+	unran   bool   // some of its turns could not be run again
 
 	// A snapshot of which some chunks were read; they stand one behind the other.
 	open     *snapshotPart
@@ -98,16 +101,29 @@ func (g *grain) back(index uint64) uint64 {
 // unrun counts a turn that cannot be run again. Nothing is known of the state behind it.
 func (g *grain) unrun(s *shard, why string) {
 	s.v.report.Unrun[why]++
+	if !g.unran {
+		g.unran = true
+		s.v.report.UnrunGrains++
+	}
 	g.state, g.unknown = nil, why
 }
 
 // turn runs a turn again and compares what comes of it.
 func (g *grain) turn(s *shard, r *record) {
+	if g.ranBy != 0 && g.ranBy != r.logic {
+		s.at(r, "version %d of the logic runs behind records of version %d that no snapshot covers", r.logic, g.ranBy)
+	}
+	g.ranBy = r.logic
+	var kind *grains.Definition // as it was
+	known := false
+	if g.kind != nil && r.logic <= math.MaxUint32 {
+		kind, known = g.kind.At(uint32(r.logic))
+	}
 	switch {
 	case g.kind == nil:
 		g.unrun(s, g.unknown)
 		return
-	case r.logic != uint64(g.kind.Version):
+	case !known:
 		g.unrun(s, fmt.Sprintf("kind %s ran with logic version %d, the catalog has %d", g.kind.Name, r.logic, g.kind.Version))
 		return
 	case g.state == nil:
@@ -118,9 +134,9 @@ func (g *grain) turn(s *shard, r *record) {
 		s.at(r, format, args...)
 		g.state, g.unknown = nil, "an earlier turn of the grain could not be run again"
 	}
-	event, ok := g.kind.Event(r.event)
+	event, ok := kind.Event(r.event)
 	if !ok || event.Name != r.event {
-		lost("kind %s has no event %s", g.kind.Name, printable([]byte(r.event)))
+		lost("kind %s has no event %s", kind.Name, printable([]byte(r.event)))
 		return
 	}
 	msg, err := event.Decode(r.payload)
@@ -179,7 +195,7 @@ func (g *grain) snapshot(s *shard, r *record) {
 			g.snapshots = g.snapshots[:n-1] // the same key
 		}
 		g.snapshots = append(g.snapshots, at)
-		g.openAt, g.chunks, g.openWant = at, nil, nil
+		g.openAt, g.chunks, g.openWant, g.ranBy = at, nil, nil, 0
 		if g.state != nil {
 			var err error
 			if g.openWant, err = g.kind.AppendState([]byte{}, g.state); err != nil {
@@ -208,7 +224,7 @@ func (g *grain) snapshot(s *shard, r *record) {
 	if g.kind == nil {
 		return
 	}
-	if g.openWant != nil && r.logic == uint64(g.kind.Version) {
+	if g.openWant != nil {
 		s.v.report.Snapshots++
 		if !bytes.Equal(g.openWant, g.chunks) {
 			s.at(r, "the snapshot at seq %d is not the fold before it: %s", r.seq, difference(g.chunks, g.openWant))

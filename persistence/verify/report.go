@@ -62,8 +62,10 @@ type Report struct {
 	// Grains that have records.
 	Grains uint64
 	// Turns that were run again; Unrun are those that were not, by the reason.
-	Turns uint64
-	Unrun map[string]uint64
+	// UnrunGrains have such turns: they cannot be checked, or not from the beginning.
+	Turns       uint64
+	Unrun       map[string]uint64
+	UnrunGrains uint64
 	// Snapshots that were compared with the fold before them.
 	Snapshots uint64
 	// SendsMatched were taken in by their target, SendsPending were not yet.

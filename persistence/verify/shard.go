@@ -43,6 +43,7 @@ type shard struct {
 	idOrder   []uint64
 	producers map[string]*producer
 	inbox     map[uint64]*mark
+	versions  map[string]*versions // by kind
 	runner    grains.Runner
 }
 
@@ -120,7 +121,7 @@ func (v *verifier) shard(id, of uint64) error {
 	parts := 1 + heads/uint64(v.o.MaxGrains)
 	for part := range parts {
 		s := &shard{v: v, id: id, of: of, part: part, parts: parts, grains: map[string]*grain{}, ids: map[uint64]knownID{},
-			producers: map[string]*producer{}, inbox: map[uint64]*mark{}}
+			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, versions: map[string]*versions{}}
 		s.applied.lineage = id
 		if err := s.read(); err != nil {
 			return err
@@ -339,7 +340,10 @@ func (s *shard) record(r *record) {
 	case expiry:
 		s.expiry(r)
 		return
-	case logicChange, tombstone, timer, compaction:
+	case logicChange:
+		s.raise(r)
+		return
+	case tombstone, timer, compaction:
 		if s.mine() {
 			s.at(r, "a %s record: nothing writes these yet, and what it means cannot be checked", recordNames[r.kindOf])
 		}
@@ -362,6 +366,9 @@ func (s *shard) record(r *record) {
 			s.origin(r, name)
 		}
 		s.v.sends.sent(s, r)
+	}
+	if r.numbered() && r.logic != 0 {
+		s.ran(r)
 	}
 	if s.parts > 1 && xxhash.Sum64String(name)%s.parts != s.part {
 		return

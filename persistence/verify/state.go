@@ -62,7 +62,7 @@ func (s *shard) compareState(name string, g *grain, r *record) {
 		return
 	}
 	st.met = true
-	if g.state == nil || st.logic != uint64(g.kind.Version) {
+	if g.state == nil {
 		return // what it should be is not known
 	}
 	state, err := g.kind.AppendState(nil, g.state)

@@ -12,7 +12,8 @@
 //	files     every block of every live table, every chunk of the write-ahead logs and of the manifest, by their checksums
 //	log       indexes dense, terms not falling, CRCs, the fence of each entry, journal time not running back
 //	grains    in the shard that owns them, seq 1, 2, 3 …, distances back, ids unique within their window
-//	turns     run again: same effects, same digest, and every snapshot equal to the fold before it
+//	turns     run again by the version of the logic that ran: same effects, same digest, and every snapshot equal to the
+//	          fold before it; no version behind records of another that no snapshot covers
 //	producers sequences rising, epochs not falling
 //	sends     taken in by their target once, in order, with the bytes that were sent; outstanding only at the end
 //	derived   every other key equal to what the log up to the applied index gives, and no key besides

@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/granary-dev/granary/grains"
 	accountv1 "github.com/granary-dev/granary/proto/granary/account/v1"
 )
 
@@ -266,19 +267,88 @@ func TestRemovedHistory(t *testing.T) {
 // TestOtherLogic: turns of other logic, or of unknown kinds, are counted, not run and not found fault with.
 func TestOtherLogic(t *testing.T) {
 	w := newWorld(t, 2)
-	w.charge("c", "", 1)
-	old := w.charge("c", "", 2)
-	w.charge("c", "", 3)
+	old := []*record{w.charge("c", "", 1), w.charge("c", "", 2), w.charge("c", "", 3)}
 	w.snapshot("counter", "c", 1)
 	w.charge("c", "", 4)
 	w.handle(&record{kind: "stranger", key: []byte("x"), event: "some.Event", payload: []byte{1}})
 	w.flush()
 	w.fill()
-	old.logic = 2
+	for _, r := range old {
+		r.logic = 2
+	}
 	r := w.check(nil)
 	none(t, r)
-	if r.Turns != 2 || r.Unrun["kind counter ran with logic version 2, the catalog has 1"] != 2 || r.Unrun["kind stranger is not in the catalog"] != 1 {
-		t.Errorf("%d turns, unrun %v", r.Turns, r.Unrun)
+	if r.Turns != 1 || r.Unrun["kind counter ran with logic version 2, the catalog has 1"] != 3 || r.Unrun["kind stranger is not in the catalog"] != 1 || r.UnrunGrains != 2 {
+		t.Errorf("%d turns, unrun %v in %d grains", r.Turns, r.Unrun, r.UnrunGrains)
+	}
+}
+
+// TestVersions: each turn is run again by the version that ran, and a raise of the version has its snapshots and its mark.
+func TestVersions(t *testing.T) {
+	first := grains.Logic[*accountv1.Account]{Version: 1, Handlers: grains.Handlers[*accountv1.Account]{grains.On(counted)}}
+	two := func(r *record) { r.logic = 2 }
+	// fresh is a raise in which "cut" got a snapshot before its first turn by version 2, and "idle" got one because all did
+	fresh := func() (w *world, change *record) {
+		w = newWorld(t, 1)
+		w.catalog = raisedCatalog(t, first)
+		w.charge("cut", "", 1)
+		w.charge("idle", "", 1)
+		w.charge("cut", "", 2)
+		w.flush()
+		w.snapshot("counter", "cut", 1)
+		w.charge("cut", "", 3, two)
+		w.flush()
+		w.snapshot("counter", "idle", 2)
+		change = &record{kindOf: logicChange, kind: "counter", logic: 2, time: w.now}
+		w.shards[1].open = append(w.shards[1].open, change)
+		w.charge("cut", "", 4, two)
+		w.charge("new", "", 5, two)
+		w.flush()
+		return w.fill(), change
+	}
+	w, _ := fresh()
+	r := w.check(nil)
+	none(t, r)
+	if r.Turns != 6 || r.Snapshots != 2 || len(r.Unrun) != 0 || r.Records["logic change"] != 1 {
+		t.Errorf("%+v", r)
+	}
+	r = w.check(func(o *Options) { o.Catalog = raisedCatalog(t) })
+	none(t, r)
+	if r.Turns != 3 || r.Unrun["kind counter ran with logic version 1, the catalog has 2"] != 3 || r.UnrunGrains != 2 {
+		t.Errorf("without version 1: %+v", r)
+	}
+	for want, spoil := range map[string]func(w *world, change *record){
+		"the snapshot at seq 4 is not the fold before it": func(w *world, _ *record) {
+			w.states["counter/cut"].(*accountv1.Account).Count-- // as version 1 would count
+			w.snapshot("counter", "cut", 1)
+			w.flush()
+			w.fill()
+		},
+		"version 2 of the logic runs behind records of version 1 that no snapshot covers": func(w *world, _ *record) {
+			e := w.shards[1].entries[2]
+			e.records = e.records[1:]
+		},
+		"counter/idle has records of version 1 that no snapshot covers": func(w *world, _ *record) {
+			e := w.shards[1].entries[3]
+			e.records = e.records[2:]
+		},
+		"changes to version 1 behind records of version 2": func(_ *world, change *record) { change.logic = 1 },
+		"a logic change that does not name just a kind":    func(_ *world, change *record) { change.logic = 0 },
+		"says version 2 from index 9": func(w *world, _ *record) {
+			w.after = append(w.after, func(keys map[string][]byte) { keys[bkey(1, 0x11, []byte("counter"))] = uvs(nil, 4, 1, 2, 9) })
+		},
+		"logic counter: is missing": func(w *world, _ *record) {
+			w.after = append(w.after, func(keys map[string][]byte) { delete(keys, bkey(1, 0x11, []byte("counter"))) })
+		},
+		"has no turn of this kind": func(w *world, _ *record) {
+			w.after = append(w.after, func(keys map[string][]byte) { keys[bkey(1, 0x11, []byte("tally"))] = uvs(nil, 0, 1, 1, 2) })
+		},
+	} {
+		w, change := fresh()
+		spoil(w, change)
+		if r := w.check(nil); !strings.Contains(fmt.Sprint(r.Findings), want) {
+			t.Errorf("%q is not found: %v", want, r.Findings)
+		}
 	}
 }
 

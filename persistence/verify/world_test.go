@@ -148,6 +148,21 @@ func testCatalog(t testing.TB) *grains.Catalog {
 	return c
 }
 
+// raisedCatalog has version 2 of the counter, which counts each event for two, beside version 1.
+func raisedCatalog(t testing.TB, keeps ...grains.Logic[*accountv1.Account]) *grains.Catalog {
+	c, err := grains.NewCatalog(
+		grains.Kind[*accountv1.Account]{Name: "counter", Version: 2, Earlier: keeps, Handlers: grains.Handlers[*accountv1.Account]{
+			grains.On(func(t *grains.Turn, s *accountv1.Account, e *accountv1.Charged) error {
+				s.Count++
+				return counted(t, s, e)
+			})}}.MustDefine(),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func newWorld(t testing.TB, shards uint64) *world {
 	w := &world{t: t, catalog: testCatalog(t), n: shards, shards: map[uint64]*testShard{}, now: 1_700_000_000_000_000,
 		states: map[string]proto.Message{}, seqs: map[string]uint64{}}
@@ -176,8 +191,11 @@ func (w *world) handle(r *record) {
 	s := w.shardOf(r.kind, string(r.key))
 	name := r.kind + "/" + string(r.key)
 	w.seqs[name]++
-	r.kindOf, r.seq, r.time, r.logic = input, w.seqs[name], w.now, 1
+	r.kindOf, r.seq, r.time, r.logic = input, w.seqs[name], w.now, max(r.logic, 1)
 	kind, ok := w.catalog.Kind(r.kind)
+	if ok {
+		kind, ok = kind.At(uint32(r.logic))
+	}
 	if !ok {
 		s.open = append(s.open, r)
 		return
@@ -517,7 +535,7 @@ func (s *testShard) fill() {
 	last := map[string]*at{}
 	for _, e := range s.entries {
 		for _, r := range e.records {
-			if r.kindOf == session || r.kindOf == expiry {
+			if r.kindOf == session || r.kindOf == expiry || r.kindOf == logicChange {
 				continue
 			}
 			name := r.kind + "/" + string(r.key)
@@ -552,6 +570,7 @@ func (s *testShard) derive(keys map[string][]byte) {
 		runs        [][2]uint64
 	}
 	heads, prods := map[string]*head{}, map[string]*prod{}
+	eras, cuts := map[string][][2]uint64{}, map[string]uint64{}
 	var digest, lastData uint64
 	var lastTime int64
 	upTo := len(s.entries) - s.lag
@@ -575,6 +594,21 @@ func (s *testShard) derive(keys map[string][]byte) {
 			case expiry:
 				delete(prods, r.producer)
 				continue
+			case logicChange:
+				var kept [][2]uint64
+				for _, e := range eras[r.kind] {
+					if e[0] >= r.logic {
+						kept = append(kept, e)
+					}
+				}
+				if len(kept) == 0 {
+					kept = [][2]uint64{{r.logic, e.index}}
+				}
+				eras[r.kind], cuts[r.kind] = kept, e.index
+				continue
+			}
+			if n := len(eras[r.kind]); r.kindOf != snapshot && r.logic != 0 && (n == 0 || eras[r.kind][n-1][0] != r.logic) {
+				eras[r.kind] = append(eras[r.kind], [2]uint64{r.logic, e.index})
 			}
 			h := heads[grain]
 			if h == nil {
@@ -613,6 +647,13 @@ func (s *testShard) derive(keys map[string][]byte) {
 	}
 	for grain, h := range heads {
 		keys[bkey(s.id, 4, []byte(grain))] = uvs(nil, h.seq, h.index, uint64(h.time))
+	}
+	for kind, of := range eras {
+		v := uvs(nil, cuts[kind], uint64(len(of)))
+		for _, e := range of {
+			v = uvs(v, e[0], e[1])
+		}
+		keys[bkey(s.id, 0x11, []byte(kind))] = v
 	}
 	for id, p := range prods {
 		p.runs = p.runs[max(0, len(p.runs)-64):]

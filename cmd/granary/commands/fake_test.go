@@ -256,7 +256,7 @@ type fakeKinds struct {
 func fakeKindList() []*granaryv1.Kind {
 	return []*granaryv1.Kind{
 		{
-			Name: "account", Version: 3, Description: "one card and what it usually does", State: "granary.account.v1.Account",
+			Name: "account", Version: 3, EarlierVersions: []uint32{1, 2}, Description: "one card and what it usually does", State: "granary.account.v1.Account",
 			IdWindow: durationpb.New(24 * time.Hour),
 			Events: []*granaryv1.EventType{
 				{

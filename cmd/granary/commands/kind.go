@@ -28,6 +28,7 @@ func (a *app) kindCommand() *cobra.Command {
 type kindJSON struct {
 	Name        string          `json:"name"`
 	Version     uint32          `json:"version"`
+	Earlier     []uint32        `json:"earlierVersions,omitempty"`
 	Description string          `json:"description"`
 	State       string          `json:"state"`
 	IDWindow    string          `json:"idWindow"`
@@ -47,7 +48,7 @@ type fieldJSON struct {
 
 func kindOf(k *granaryv1.Kind) kindJSON {
 	out := kindJSON{
-		Name: k.GetName(), Version: k.GetVersion(), Description: k.GetDescription(), State: k.GetState(),
+		Name: k.GetName(), Version: k.GetVersion(), Earlier: k.GetEarlierVersions(), Description: k.GetDescription(), State: k.GetState(),
 		IDWindow: k.GetIdWindow().AsDuration().String(), Events: []eventTypeJSON{},
 	}
 	for _, e := range k.GetEvents() {
@@ -119,8 +120,8 @@ func (a *app) kindShowCommand(t *target) *cobra.Command {
 		Short: "show a kind: its state, its events, their fields, and an example of each",
 		Long: `Shows a kind: its state, each event that it takes with its fields, and for each a line that publishes an example.
 
-With -o json: an object with name, version, description, state, idWindow (how long event ids are remembered) and
-events ([{"name", "fields": [{"name", "type"}], "example"}]).`,
+With -o json: an object with name, version, earlierVersions (whose logic is kept; may be left out), description,
+state, idWindow (how long event ids are remembered) and events ([{"name", "fields": [{"name", "type"}], "example"}]).`,
 		Example: "  granary kind show account",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -170,7 +171,11 @@ func (a *app) showKind(ctx context.Context, t *target, name string) error {
 // describeKind shows a kind to a person.
 func (a *app) describeKind(k kindJSON, t *target) error {
 	bold := a.screen.out.bold
-	fmt.Fprintf(a.Out, "%s version %d: %s\n", bold(plain(k.Name)), k.Version, plain(k.Description))
+	earlier := ""
+	if len(k.Earlier) > 0 {
+		earlier = fmt.Sprintf(" (keeps %s)", strings.ReplaceAll(strings.Trim(fmt.Sprint(k.Earlier), "[]"), " ", ", "))
+	}
+	fmt.Fprintf(a.Out, "%s version %d%s: %s\n", bold(plain(k.Name)), k.Version, earlier, plain(k.Description))
 	fmt.Fprintf(a.Out, "state %s, event ids are remembered for %s\n", plain(k.State), k.IDWindow)
 	for _, e := range k.Events {
 		fmt.Fprintf(a.Out, "\n%s\n", bold(plain(e.Name)))

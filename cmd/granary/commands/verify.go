@@ -21,7 +21,7 @@ again give what was recorded and every snapshot, that sends arrived once, and th
 the log gives. It changes nothing. If something is wrong it says what and where, and the exit code is 1.
 
 With -o json: an object with dir, nodeId, shards, files, bytes, entries, emptyEntries, changes, voidEntries, records
-(by type), grains, turns, unrun (by reason), snapshots, sendsMatched, sendsPending, keys, seconds, findings
+(by type), grains, turns, unrun (by reason), unrunGrains, snapshots, sendsMatched, sendsPending, keys, seconds, findings
 ([{"shard", "index", "ordinal", "key", "file", "what"}], what does not apply left out) and findingsTotal.`,
 		Example: "  granary verify --data-dir ./data",
 		Args:    noArguments,
@@ -74,6 +74,7 @@ type verifiedJSON struct {
 	Grains        uint64            `json:"grains"`
 	Turns         uint64            `json:"turns"`
 	Unrun         map[string]uint64 `json:"unrun"`
+	UnrunGrains   uint64            `json:"unrunGrains"`
 	Snapshots     uint64            `json:"snapshots"`
 	SendsMatched  uint64            `json:"sendsMatched"`
 	SendsPending  uint64            `json:"sendsPending"`
@@ -96,7 +97,7 @@ func verifiedOf(r *verify.Report) verifiedJSON {
 	out := verifiedJSON{
 		Dir: r.Dir, NodeID: r.NodeID, Shards: r.Shards, Files: r.Files, Bytes: r.Bytes, Entries: r.Entries,
 		EmptyEntries: r.Empty, Changes: r.Changes, VoidEntries: r.Void, Records: r.Records, Grains: r.Grains, Turns: r.Turns,
-		Unrun: r.Unrun, Snapshots: r.Snapshots, SendsMatched: r.SendsMatched, SendsPending: r.SendsPending, Keys: r.Keys,
+		Unrun: r.Unrun, UnrunGrains: r.UnrunGrains, Snapshots: r.Snapshots, SendsMatched: r.SendsMatched, SendsPending: r.SendsPending, Keys: r.Keys,
 		Seconds: r.Seconds, Findings: []findingJSON{}, FindingsTotal: r.Total,
 	}
 	for _, f := range r.Findings {
@@ -130,7 +131,7 @@ func (a *app) showVerified(r *verify.Report) error {
 		{"turns", fmt.Sprintf("%s run again in %s, with %s", count(r.Turns), several(r.Grains, "grain"), several(r.Snapshots, "snapshot"))},
 	}
 	if len(r.Unrun) > 0 {
-		figures = append(figures, figure{"not run", breakdown(r.Unrun)})
+		figures = append(figures, figure{"not run", breakdown(r.Unrun) + "; cannot check " + several(r.UnrunGrains, "grain") + " from the beginning"})
 	}
 	figures = append(figures,
 		figure{"sends", fmt.Sprintf("%s arrived, %s still under way", count(r.SendsMatched), count(r.SendsPending))},

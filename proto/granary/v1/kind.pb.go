@@ -221,9 +221,12 @@ type Kind struct {
 	// events it handles, in the order of their names.
 	Events []*EventType `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"`
 	// id_window is how long event ids are remembered, in journal time.
-	IdWindow      *durationpb.Duration `protobuf:"bytes,6,opt,name=id_window,json=idWindow,proto3" json:"id_window,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	IdWindow *durationpb.Duration `protobuf:"bytes,6,opt,name=id_window,json=idWindow,proto3" json:"id_window,omitempty"`
+	// earlier_versions are the versions before whose logic the binary keeps, for grains with records of them and for states
+	// of the past. In rising order.
+	EarlierVersions []uint32 `protobuf:"varint,7,rep,packed,name=earlier_versions,json=earlierVersions,proto3" json:"earlier_versions,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Kind) Reset() {
@@ -294,6 +297,13 @@ func (x *Kind) GetEvents() []*EventType {
 func (x *Kind) GetIdWindow() *durationpb.Duration {
 	if x != nil {
 		return x.IdWindow
+	}
+	return nil
+}
+
+func (x *Kind) GetEarlierVersions() []uint32 {
+	if x != nil {
+		return x.EarlierVersions
 	}
 	return nil
 }
@@ -430,14 +440,15 @@ const file_granary_v1_kind_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"h\n" +
 	"\x10DescribeResponse\x12$\n" +
 	"\x04kind\x18\x01 \x01(\v2\x10.granary.v1.KindR\x04kind\x12.\n" +
-	"\x13file_descriptor_set\x18\x02 \x01(\fR\x11fileDescriptorSet\"\xd3\x01\n" +
+	"\x13file_descriptor_set\x18\x02 \x01(\fR\x11fileDescriptorSet\"\xfe\x01\n" +
 	"\x04Kind\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12-\n" +
 	"\x06events\x18\x05 \x03(\v2\x15.granary.v1.EventTypeR\x06events\x126\n" +
-	"\tid_window\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bidWindow\"d\n" +
+	"\tid_window\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bidWindow\x12)\n" +
+	"\x10earlier_versions\x18\a \x03(\rR\x0fearlierVersions\"d\n" +
 	"\tEventType\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x06fields\x18\x02 \x03(\v2\x11.granary.v1.FieldR\x06fields\x12\x18\n" +
