@@ -248,7 +248,9 @@ func (w *world) trouble() {
 		switch draw := w.rnd.Float64(); {
 		case draw < f.SyncFails:
 			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), fail: true, seed: w.rnd.Uint64(), chance: w.rnd.Float64()}
-		case draw < 0.8:
+		case draw < 0.6:
+			w.ambush = true
+		case draw < 0.85:
 			w.planned = &plannedCrash{in: 1 + w.rnd.IntN(20), after: w.rnd.IntN(2) == 0, seed: w.rnd.Uint64(), chance: w.rnd.Float64()}
 		default:
 			w.count("crash between syncs")
@@ -276,7 +278,7 @@ func (w *world) room() {
 // heal ends all faults.
 func (w *world) heal() {
 	w.trace("all is healed")
-	w.healed, w.planned, w.skew = true, nil, 0
+	w.healed, w.planned, w.ambush, w.skew = true, nil, false, 0
 	w.room()
 }
 

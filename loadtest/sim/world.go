@@ -44,6 +44,8 @@ type world struct {
 	cutGrains  int
 	// planned is the crash that comes at one of the next syncs of the log.
 	planned *plannedCrash
+	// ambush waits for a read of what is not committed yet, and plans a crash then
+	ambush  bool
 	flipped *Flip // on the disk, and not found yet
 	clients []client
 
@@ -230,7 +232,7 @@ func (w *world) crash(n *node, left *Disk) {
 	n.bury()
 	w.disks[n.id] = left
 	w.nodes[n.id] = nil
-	w.planned = nil
+	w.planned, w.ambush = nil, false
 	if w.flipped != nil {
 		left.Repair(w.flipped) // in a table that nobody has read meanwhile
 		w.flipped = nil
