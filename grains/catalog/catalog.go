@@ -12,6 +12,8 @@ import (
 	"github.com/granary-dev/granary/grains/account"
 	"github.com/granary-dev/granary/grains/merchant"
 	"github.com/granary-dev/granary/grains/probe"
+	"github.com/granary-dev/granary/grains/product"
+	"github.com/granary-dev/granary/grains/user"
 )
 
 // Definitions are the built-in kinds, to be combined with kinds of one's own.
@@ -20,6 +22,8 @@ func Definitions() []*grains.Definition {
 		account.Kind.MustDefine(),
 		merchant.Kind.MustDefine(),
 		probe.Kind.MustDefine(),
+		product.Kind.MustDefine(),
+		user.Kind.MustDefine(),
 	}
 }
 

@@ -4,7 +4,7 @@ import "testing"
 
 func TestBuiltin(t *testing.T) {
 	c := Builtin()
-	for _, name := range []string{"account", "merchant", "probe"} {
+	for _, name := range []string{"account", "merchant", "probe", "product", "user"} {
 		if _, ok := c.Kind(name); !ok {
 			t.Errorf("no kind %q", name)
 		}
