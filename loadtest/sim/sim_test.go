@@ -150,7 +150,7 @@ func TestDamagedTables(t *testing.T) {
 func TestSeeds(t *testing.T) {
 	faults := map[string]int{}
 	var totals workload.Totals
-	var crashes int
+	var crashes, violations int
 	var went time.Duration
 	all := runs(t)
 	for _, s := range all {
@@ -161,6 +161,7 @@ func TestSeeds(t *testing.T) {
 				o.Verify = readByOthers
 			}
 			r := Run(t, o)
+			violations += len(r.Violations)
 			if err := r.Problem(fmt.Sprintf("go test ./loadtest/sim -run TestSeeds -seeds 1 -seed %d -virtual %v", s, *virtual)); err != nil {
 				t.Fatal(err)
 			}
@@ -177,5 +178,6 @@ func TestSeeds(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d seeds from %d, %.1f virtual hours: %+v, %d crashes, faults %v", len(all), all[len(all)-1]+1-uint64(*seeds), went.Hours(), totals, crashes, faults)
+	t.Logf("%d seeds from %d, %.1f virtual hours: %d operations judged %+v, %d crashes, faults %v, violations %d", len(all), all[len(all)-1]+1-uint64(*seeds), went.Hours(),
+		totals.OK+totals.Failed+totals.Unknown, totals, crashes, faults, violations)
 }
