@@ -94,8 +94,13 @@ func (s *Shard) bare(kind *grains.Definition, kindName, key string) (*activation
 		return a, nil
 	}
 	if kind != nil {
-		if a, err := s.activate(kind, key); err == nil {
+		a, err := s.activate(kind, key)
+		if err == nil {
 			return a, nil
+		}
+		if s.cutting(kind.Name) {
+			// a record without logic behind a tail of an earlier version would hide from the cut that the grain is not snapshotted
+			return nil, err
 		}
 	}
 	head, err := s.index.Head(persistence.AppendGrain(nil, "", kindName, key))

@@ -38,7 +38,11 @@ type Committed struct{ Entries []*raftpb.Entry }
 type Confirmed struct{ Token uint64 }
 
 // Idle tells a shard that no more input is waiting: what is open is flushed unless an earlier entry is under way.
-type Idle struct{}
+type Idle struct {
+	// Hold tells that nothing should be written now that no client and no send waits for: the disk is down to its reserve,
+	// or the node is stopping. A cut waits.
+	Hold bool
+}
 
 // Tick is given every 100 ms or so.
 type Tick struct{}

@@ -228,8 +228,10 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 				return err
 			}
 		}
-		if err := s.cutSome(fx); err != nil {
-			return err
+		if !in.Hold {
+			if err := s.cutSome(fx); err != nil {
+				return err
+			}
 		}
 		if err := s.outbox.catchUp(s, now, fx); err != nil {
 			return err

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 
@@ -41,7 +43,14 @@ func (g *Gateway) cloudEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, intake.MaxBytes+1))
 	if err != nil {
-		return // the client is gone, or was too slow: there is nobody to answer
+		// without an answer of ours the server would say 200, and the sender take the events for delivered
+		w.Header().Set("Connection", "close")
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			refuse(w, answer.Routing(context.DeadlineExceeded))
+			return
+		}
+		refuse(w, answer.Invalid(answer.MalformedRequest, "body", "it ends before it is whole"))
+		return
 	}
 	if len(body) > intake.MaxBytes {
 		w.Header().Set("Connection", "close")

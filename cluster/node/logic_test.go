@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,12 +48,90 @@ func sums(t *testing.T, version uint32, keeps ...uint32) *grains.Catalog {
 	return c
 }
 
+// said is what a node logs, while it still does.
+type said struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+func (s *said) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.buf.Reset()
+}
+
+// TestCutWaits: a cut writes nothing while the disk is down to its reserve, and does not hold up a node that is stopping.
+func TestCutWaits(t *testing.T) {
+	const count = 20_000
+	fs := &usage{FS: vfs.NewMem()}
+	fs.free.Store(1 << 40)
+	begin := func(c *grains.Catalog) *node.Node {
+		n, err := node.Start(context.Background(), node.Options{DataDir: "data", FS: fs, Catalog: c, Shards: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	c := sums(t, 1)
+	n := begin(c)
+	kind, _ := c.Kind("sum")
+	msg := wrapperspb.Int64(1)
+	payload, err := proto.Marshal(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from := 0; from < count; from += 1000 {
+		var events []actors.Event
+		for i := range 1000 {
+			events = append(events, actors.Event{Kind: kind, Key: fmt.Sprint("g", from+i), Type: kind.Events()[0], Message: msg, Payload: payload})
+		}
+		publish(t, n, events...)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	fs.free.Store(100 << 20) // below the reserve
+	n = begin(sums(t, 2, 1))
+	time.Sleep(100 * time.Millisecond)
+	if cut := n.Stats().Cut; cut != 0 {
+		t.Errorf("%d grains were cut on a full disk", cut)
+	}
+	fs.free.Store(1 << 40)
+	for deadline := time.Now().Add(patience); n.Stats().Cut == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("there is room again, and nothing is cut")
+		}
+	}
+	if err := n.Drain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if cut := n.Stats().Cut; cut >= count {
+		t.Error("the node has waited for the whole cut before it stopped")
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestRaisedVersion takes a node with many grains from one version to the next: a binary without the old logic answers
 // nothing but how many grains need it; one with it answers at once, and cuts them meanwhile; then the old logic may go.
 func TestRaisedVersion(t *testing.T) {
 	const count = 3000
 	fs := vfs.NewMem()
-	var log bytes.Buffer
+	var log said
 	begin := func(c *grains.Catalog) *node.Node {
 		log.Reset()
 		n, err := node.Start(context.Background(), node.Options{DataDir: "data", FS: fs, Catalog: c, Shards: 4, Logger: slog.New(slog.NewTextHandler(&log, nil))})
@@ -105,7 +184,8 @@ func TestRaisedVersion(t *testing.T) {
 	c2 := sums(t, 2, 1)
 	n = begin(c2)
 	add(n, c2, count/2, count+100)
-	for deadline := time.Now().Add(20 * time.Second); n.Stats().Cut < count; time.Sleep(time.Millisecond) {
+	// a node that is stopping cuts no more, so it is waited for first
+	for deadline := time.Now().Add(20 * time.Second); strings.Count(log.String(), "the cut is done") < 4; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v", n.Stats())
 		}

@@ -160,7 +160,7 @@ func (r *runner) run() {
 			}
 			r.step(now, in, &fx)
 		}
-		r.step(now, actors.Idle{}, &fx)
+		r.step(now, r.idle(), &fx)
 		if fx.Leading || fx.Unfit != nil {
 			r.elected(fx.Unfit, led)
 		}
@@ -171,13 +171,18 @@ func (r *runner) run() {
 				r.step(now, in, &fx)
 			}
 			early = nil
-			r.step(now, actors.Idle{}, &fx)
+			r.step(now, r.idle(), &fx)
 		}
 		clear(inputs)
 		spare = inputs
 		r.report()
 		r.do(&fx)
 	}
+}
+
+// idle tells the machine that its queue is empty, and whether it should keep from writing what can wait.
+func (r *runner) idle() actors.Idle {
+	return actors.Idle{Hold: r.node.stopping.Load() || routing.Takes(r.node.store) != nil}
 }
 
 // step lets the machine take one input. One that fails puts the shard in quarantine.
@@ -271,7 +276,7 @@ func (r *runner) do(fx *actors.Effects) {
 		r.node.commit.propose(r.id, fx.Proposals, fx.Confirm)
 	}
 	if fx.Again {
-		r.post(actors.Idle{})
+		r.post(r.idle())
 	}
 	for _, in := range fx.Sends {
 		r.node.shards[in.To-1].post(in)

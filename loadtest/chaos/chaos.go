@@ -224,6 +224,12 @@ func (r *round) dial() ([]grpc.ClientConnInterface, error) {
 	return conns, nil
 }
 
+// enoughKinds of faults make a run count; for so long a round waits for them.
+const (
+	enoughKinds   = 3
+	graceForKinds = 15 * time.Second
+)
+
 // trouble lets faults happen until the round is over, and leaves a node that is well.
 func (r *round) trouble(ctx context.Context, conn grpc.ClientConnInterface) error {
 	for until := r.begin.Add(r.length); len(r.report.Violations) == 0; {
@@ -234,7 +240,8 @@ func (r *round) trouble(ctx context.Context, conn grpc.ClientConnInterface) erro
 			r.violated("the node ended although nothing was done to it: %s", how)
 			return r.node.start(ctx, nil)
 		}
-		if time.Now().After(until) {
+		// the last round of a run goes on until the run has what makes it count
+		if time.Now().After(until) && (len(r.report.Faults) >= enoughKinds || time.Now().After(until.Add(graceForKinds))) {
 			break
 		}
 		f := r.draw()

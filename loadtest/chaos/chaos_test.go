@@ -86,7 +86,7 @@ func TestChaos(t *testing.T) {
 	for _, s := range r.Skipped {
 		t.Logf("SKIPPED %s", s)
 	}
-	if r.OK < 100 || len(r.Faults) < 3 && *only == "" {
+	if r.OK < 100 || len(r.Faults) < enoughKinds && *only == "" {
 		t.Errorf("%d operations and %d kinds of faults prove little", r.OK, len(r.Faults))
 	}
 }

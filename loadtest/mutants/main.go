@@ -209,7 +209,7 @@ func (m *mutant) try(seeds int) (found string, err error) {
 		}
 		return fmt.Sprintf("found after %d seeds, %.1f s: %.150s", seed-firstSeed+1, time.Since(start).Seconds(), match[2]), nil
 	}
-	if at := bytes.Index(out, []byte("panic: ")); at >= 0 {
+	if at := bytes.Index(out, []byte("panic: ")); at >= 0 && !bytes.Contains(out, []byte("panic: test timed out")) {
 		return fmt.Sprintf("found, %.1f s: %.150s", time.Since(start).Seconds(), out[at:]), nil
 	}
 	// a seed that proves little, say, has not found the bug

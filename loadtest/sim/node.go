@@ -265,7 +265,7 @@ func (s *shard) run() {
 		}
 		s.step(now, in)
 	}
-	s.step(now, actors.Idle{})
+	s.step(now, s.idle())
 	if s.fx.Unfit != nil {
 		s.node.world.fail("%v", s.fx.Unfit) // binaries here have all that was ever needed
 	}
@@ -276,13 +276,16 @@ func (s *shard) run() {
 			s.step(now, in)
 		}
 		s.early = nil
-		s.step(now, actors.Idle{})
+		s.step(now, s.idle())
 	}
 	if s.failed == nil {
 		s.overloaded = s.machine.Overloaded()
 	}
 	s.do()
 }
+
+// idle is as in production.
+func (s *shard) idle() actors.Idle { return actors.Idle{Hold: routing.Takes(s.node.store) != nil} }
 
 func (s *shard) step(now int64, in any) {
 	if s.failed == nil {
@@ -314,7 +317,7 @@ func (s *shard) do() {
 		n.commit()
 	}
 	if fx.Again {
-		s.post(actors.Idle{})
+		s.post(s.idle())
 	}
 	for _, in := range fx.Sends {
 		n.world.carry(n, in.To, in, fmt.Sprintf("s%d to s%d %d sends", in.From, in.To, len(in.Sends)))

@@ -134,14 +134,16 @@ func TestSameSeedSameRun(t *testing.T) {
 // file is brought back. These runs are not the same twice; it is their outcome that counts.
 func TestDamagedTables(t *testing.T) {
 	found, flipped := 0, 0
-	for _, s := range runs(t)[:usualSeeds/5] {
+	all := runs(t)
+	all = all[:min(len(all), max(1, usualSeeds/5))]
+	for _, s := range all {
 		r := Run(t, Options{Seed: s, Virtual: *virtual, Catalog: binaries()[0], Raised: binaries()[1:], Timeline: *timeline, Verify: readByOthers, Tables: true})
 		if err := r.Problem(fmt.Sprintf("go test ./loadtest/sim -run TestDamagedTables -seed %d -seeds 1", s)); err != nil {
 			t.Fatal(err)
 		}
 		found, flipped = found+r.Faults["flipped bit found"], flipped+r.Faults["bit flipped"]
 	}
-	if t.Logf("%d bits flipped, %d of them were read", flipped, found); flipped > 10 && found == 0 {
+	if t.Logf("%d bits flipped, %d of them were read", flipped, found); len(all) >= 20 && found == 0 {
 		t.Error("nobody ever read a table")
 	}
 }
