@@ -276,7 +276,7 @@ func (f *folder) tail(index, from, to uint64) ([]HistoryRecord, error) {
 
 // replay folds one record as it was folded before, with its effects muted but compared.
 func (f *folder) replay(state proto.Message, r *HistoryRecord) error {
-	if r.Type != entry.Input {
+	if r.Type != entry.Input && r.Type != entry.Timer {
 		return nil // a void or a dead letter changed nothing
 	}
 	kind, ok := f.kind.At(r.Logic)
@@ -297,11 +297,7 @@ func (f *folder) replay(state proto.Message, r *HistoryRecord) error {
 	if out.Err != nil {
 		return failf(LogicMissing, "the logic is not the one that ran: the turn fails at replay: %w", out.Err)
 	}
-	again := entry.Record{Reply: r.Reply}
-	for i := range out.Effects {
-		x := &out.Effects[i]
-		again.Effects = append(again.Effects, entry.Effect{Type: entry.Send, Kind: x.To.Kind, Key: []byte(x.To.Key), Event: x.Type, Payload: x.Payload})
-	}
+	again := entry.Record{Effects: s.journaled(out.Effects), Reply: out.Reply}
 	if got := again.OutcomeDigest(); got != r.Digest {
 		return failf(LogicMissing, "the logic is not the one that ran: the digest of its effects is %016x at replay, %016x is journaled", got, r.Digest)
 	}

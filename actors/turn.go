@@ -69,17 +69,31 @@ func (s *Shard) turn(a *activation, e *grains.EventType, msg proto.Message, send
 		}
 	} else {
 		rec.Type = entry.Input
-		s.effects, s.arena = s.effects[:0], s.arena[:0]
-		for i := range out.Effects {
-			f := &out.Effects[i]
-			at := len(s.arena)
-			s.arena = append(s.arena, f.To.Key...)
-			s.effects = append(s.effects, entry.Effect{Type: entry.Send, Kind: f.To.Kind, Key: s.arena[at:], Event: f.Type, Payload: f.Payload})
-		}
-		rec.Effects = s.effects
+		rec.Effects, rec.Reply = s.journaled(out.Effects), out.Reply
 		rec.Digest = rec.OutcomeDigest()
 	}
 	return s.number(a), nil
+}
+
+// effectTypes are the types of effects in the journal.
+var effectTypes = [...]entry.EffectType{grains.Send: entry.Send, grains.Remind: entry.Remind, grains.Cancel: entry.Cancel,
+	grains.Publish: entry.Publish, grains.Defer: entry.Defer}
+
+// journaled is the form that the effects of a turn have in its record. Valid until the next call.
+func (s *Shard) journaled(effects []grains.Effect) []entry.Effect {
+	s.effects, s.arena = s.effects[:0], s.arena[:0]
+	for i := range effects {
+		f := &effects[i]
+		at := len(s.arena)
+		s.arena = append(append(s.arena, f.To.Key...), f.Token...)
+		key := at + len(f.To.Key)
+		e := entry.Effect{Type: effectTypes[f.Kind], Kind: f.To.Kind, Key: s.arena[at:key:key], Event: f.Type, Payload: f.Payload}
+		if f.Kind != grains.Send || f.Token != "" {
+			e.Due, e.Timer, e.Every, e.Stream, e.Token = f.Due, f.Timer, f.Every, f.Stream, s.arena[key:]
+		}
+		s.effects = append(s.effects, e)
+	}
+	return s.effects
 }
 
 // number appends s.rec as the next record of a grain.

@@ -224,7 +224,7 @@ func (g *Gateway) historyRecord(h *actors.History, r *actors.HistoryRecord, form
 	out := &granaryv1.HistoryRecord{
 		Seq: r.Seq, Position: answer.Position(position), Time: moment(r.Time), Type: r.Event, Id: string(r.ID), Source: r.Source,
 		Producer: r.Producer, ProducerSequence: r.Sequence, Cause: answer.Position(r.Cause), Hops: uint32(r.Hops),
-		Outcome: recordOutcome(r.Type), Reason: strings.ToValidUTF8(string(r.Reason), "?"), LogicVersion: r.Logic,
+		Reminder: r.Timer, Reply: historyReply(r.Reply, format), Outcome: recordOutcome(r.Type), Reason: strings.ToValidUTF8(string(r.Reason), "?"), LogicVersion: r.Logic,
 	}
 	if format != granaryv1.StateFormat_STATE_FORMAT_JSON {
 		out.PayloadProtobuf = r.Payload
@@ -245,7 +245,7 @@ func (g *Gateway) historyRecord(h *actors.History, r *actors.HistoryRecord, form
 		}
 	}
 	for i := range r.Effects {
-		if e := g.historyEffect(&r.Effects[i], format); e != nil {
+		if e := g.historyEffect(h.Kind, &r.Effects[i], format); e != nil {
 			out.Effects = append(out.Effects, e)
 		}
 	}
@@ -278,21 +278,6 @@ func recordOutcome(t entry.Type) granaryv1.RecordOutcome {
 		return granaryv1.RecordOutcome_RECORD_OUTCOME_DEAD_LETTERED
 	}
 	return granaryv1.RecordOutcome_RECORD_OUTCOME_UNSPECIFIED
-}
-
-// historyEffect is an effect as the API of this version knows it, or nil.
-func (g *Gateway) historyEffect(e *entry.Effect, format granaryv1.StateFormat) *granaryv1.HistoryEffect {
-	if e.Type != entry.Send {
-		return nil
-	}
-	send := &granaryv1.SendEffect{Grain: e.Kind + "/" + string(e.Key), Type: e.Event}
-	if format != granaryv1.StateFormat_STATE_FORMAT_JSON {
-		send.PayloadProtobuf = e.Payload
-	}
-	if kind, ok := g.opts.Catalog.Kind(e.Kind); ok && format != granaryv1.StateFormat_STATE_FORMAT_PROTOBUF {
-		send.Payload = g.payloadJSON(kind, e.Event, e.Payload)
-	}
-	return &granaryv1.HistoryEffect{Effect: &granaryv1.HistoryEffect_Send{Send: send}}
 }
 
 // list is GrainService.List: every shard has some of the grains of a kind, and knows their order.

@@ -38,7 +38,7 @@ func (g *Gateway) newHTTP() *http.Server {
 	}
 	handle := func(path string, h http.Handler) { mux.Handle(path, front(h)) }
 	handle(granaryv1connect.NewEventServiceHandler(eventService{g: g}, options...))
-	handle(granaryv1connect.NewGrainServiceHandler(grainService{g}, options...))
+	handle(granaryv1connect.NewGrainServiceHandler(grainService{g: g}, options...))
 	handle(granaryv1connect.NewKindServiceHandler(kindService{g}, options...))
 	mux.HandleFunc(granaryv1connect.EventServicePublishStreamProcedure, func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.StreamNeedsHTTP2,
@@ -88,7 +88,10 @@ func (s eventService) Publish(ctx context.Context, req *connect.Request[granaryv
 	return answered(served(ctx, s.g, publishMethod, nil, in, s.g.publish))
 }
 
-type grainService struct{ g *Gateway }
+type grainService struct {
+	granaryv1connect.UnimplementedGrainServiceHandler
+	g *Gateway
+}
 
 func (s grainService) Get(ctx context.Context, req *connect.Request[granaryv1.GetRequest]) (*connect.Response[granaryv1.GetResponse], error) {
 	return answered(served(ctx, s.g, getMethod, nil, req.Msg, s.g.get))

@@ -25,9 +25,11 @@ type Definition struct {
 	SnapshotEvery int
 	IDWindow      time.Duration
 
-	state  messageType
-	events []*EventType
-	byName map[string]*EventType
+	state   messageType
+	events  []*EventType
+	byName  map[string]*EventType
+	queries []*QueryType
+	streams []string
 
 	earlier []*Definition // by version; none in those themselves
 }
@@ -75,6 +77,7 @@ func (d *Definition) DecodeState(data []byte) (proto.Message, error) { return d.
 // EventType is one event message of a kind, with its handler.
 type EventType struct {
 	messageType
+	kind   *Definition
 	handle func(t *Turn, state, event proto.Message) error
 }
 

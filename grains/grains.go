@@ -28,6 +28,7 @@ package grains
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -57,8 +58,11 @@ type Kind[S proto.Message] struct {
 	SnapshotEvery int
 	// IDWindow is how long event ids are remembered, in journal time. 0 means [DefaultIDWindow].
 	IDWindow time.Duration
-	// Handlers, one for each event type.
+	// Handlers, one for each type of event or query.
 	Handlers Handlers[S]
+	// Streams that turns of the kind may publish to, by name: 1 to 128 of a-z, 0-9, '.', '-' and '_', beginning with a
+	// letter. Kinds may share a stream. A name stays as long as earlier versions publish to it.
+	Streams []string
 	// Earlier versions of the logic, each beside the handlers it had. They fold the records that they made, and nothing
 	// else: see "Raising a version".
 	Earlier []Logic[S]
@@ -75,10 +79,12 @@ type Logic[S proto.Message] struct {
 // Handlers are the handlers of one kind.
 type Handlers[S proto.Message] []Handler[S]
 
-// Handler is one typed event handler, made by [On].
+// Handler is one typed handler, made by [On] or [Query].
 type Handler[S proto.Message] struct {
 	event  protoreflect.MessageType
-	handle func(t *Turn, state, event proto.Message) error
+	handle func(t *Turn, state, event proto.Message) error // nil for a query
+	query  func(v *View, state, query proto.Message) (proto.Message, error)
+	reply  protoreflect.MessageType // of a query
 }
 
 // On makes a handler out of a function over the kind's state S and one event message E.
@@ -96,7 +102,7 @@ func On[S, E proto.Message](fn func(t *Turn, s S, e E) error) Handler[S] {
 }
 
 // Define checks the declaration and returns what the runtime runs. It fails when the name is not well-formed, the
-// version is 0, two handlers of a version take the same event, or the earlier versions are not distinct and below the
+// version is 0, two handlers of a version take the same message, a stream has no proper name, or the earlier versions are not distinct and below the
 // present one.
 func (k Kind[S]) Define() (*Definition, error) {
 	if !validName(k.Name) {
@@ -123,6 +129,13 @@ func (k Kind[S]) Define() (*Definition, error) {
 	if err := k.Handlers.define(d); err != nil {
 		return nil, err
 	}
+	for _, name := range k.Streams {
+		if !validStream(name) || slices.Contains(d.streams, name) {
+			return nil, fmt.Errorf("kind %q: %q is no name for a stream, or is there twice: want 1 to 128 of a-z, 0-9, '.', '-' and '_', beginning with a letter", k.Name, clip(name))
+		}
+		d.streams = append(d.streams, name)
+	}
+	slices.Sort(d.streams)
 	for _, l := range k.Earlier {
 		if l.Version == 0 || l.Version >= k.Version {
 			return nil, fmt.Errorf("kind %q: an earlier version is %d; it must be from 1 to %d, below the present one", k.Name, l.Version, k.Version-1)
@@ -146,15 +159,29 @@ func (hs Handlers[S]) define(d *Definition) error {
 	if len(hs) == 0 {
 		return fmt.Errorf("kind %q: no handlers", d.Name)
 	}
-	d.events, d.byName = nil, map[string]*EventType{}
+	d.events, d.byName, d.queries = nil, map[string]*EventType{}, nil
 	for _, h := range hs {
-		e := &EventType{messageType: newMessageType(h.event), handle: h.handle}
+		if h.query != nil {
+			q := &QueryType{messageType: newMessageType(h.event), Reply: newMessageType(h.reply), ask: h.query}
+			for _, other := range d.queries {
+				if other.Name == q.Name || other.short() == q.short() {
+					return fmt.Errorf("kind %q: two queries are called %s", d.Name, q.short())
+				}
+			}
+			d.queries = append(d.queries, q)
+			continue
+		}
+		e := &EventType{messageType: newMessageType(h.event), handle: h.handle, kind: d}
 		if _, twice := d.byName[e.Name]; twice {
 			return fmt.Errorf("kind %q: two handlers for %s", d.Name, e.Name)
 		}
 		d.events = append(d.events, e)
 		d.byName[e.Name] = e
 	}
+	if len(d.events) == 0 {
+		return fmt.Errorf("kind %q: no handlers of events", d.Name)
+	}
+	sort.Slice(d.queries, func(i, j int) bool { return d.queries[i].Name < d.queries[j].Name })
 	sort.Slice(d.events, func(i, j int) bool { return d.events[i].Name < d.events[j].Name })
 	for _, e := range d.events {
 		short := string(e.Descriptor().Name())

@@ -15,8 +15,11 @@ const MaxEffects = 1024
 // Turn is what a handler sees of the world while it handles one event. It is valid during the call only.
 type Turn struct {
 	in      Input
+	kind    *Definition
 	effects []Effect
 	arena   []byte
+	reply   []byte
+	settled bool // it replied, or left that for later
 	random  *rand.Rand
 	sent    map[reflect.Type]*messageType // of messages sent before
 }
@@ -37,14 +40,39 @@ type Input struct {
 	Seed uint64
 }
 
-// Effect is one thing a turn does beside changing its state: for now, a send.
+// EffectType says what an effect does.
+type EffectType uint8
+
+// Types of effects.
+const (
+	// Send is an event for another grain or, with a token, the reply to an event.
+	Send EffectType = iota
+	// Remind sets a reminder of the grain, Cancel takes one back.
+	Remind
+	Cancel
+	// Publish puts a message into a stream.
+	Publish
+	// Defer leaves the reply to a later turn.
+	Defer
+)
+
+// Effect is one thing a turn does beside changing its state. Which fields are set depends on the type.
 type Effect struct {
-	// To is the grain that gets the event.
+	Kind EffectType
+	// To is the grain that gets the event, or whose event is answered.
 	To Ref
-	// Type is the full name of the event's message.
+	// Type is the full name of the message.
 	Type string
-	// Payload is the event in deterministic wire form. Valid until the next run of the turn's [Runner].
+	// Payload is the message in deterministic wire form. Valid until the next run of the turn's [Runner].
 	Payload []byte
+	// Timer is the id of the reminder, Due when it fires first and Every the time between firings if it repeats, in
+	// Unix microseconds and microseconds of journal time.
+	Timer      uint64
+	Due, Every int64
+	// Stream that is published to.
+	Stream string
+	// Token of the event that is answered.
+	Token string
 }
 
 // Grain is the grain that handles the event.
@@ -87,15 +115,27 @@ func (t *Turn) Send(to string, msg proto.Message) {
 	if err != nil {
 		panic(fmt.Sprintf("Send: %v", err))
 	}
+	t.effect("Send", msg).To = ref
+}
+
+// effect adds an effect with a message, or with none.
+func (t *Turn) effect(caller string, msg proto.Message) *Effect {
 	if len(t.effects) >= MaxEffects {
-		panic(fmt.Sprintf("Send: a turn may have at most %d effects", MaxEffects))
+		panic(fmt.Sprintf("%s: a turn may have at most %d effects", caller, MaxEffects))
+	}
+	t.effects = append(t.effects, Effect{})
+	e := &t.effects[len(t.effects)-1]
+	if msg == nil {
+		return e
 	}
 	m := t.typeOf(msg)
 	at := len(t.arena)
+	var err error
 	if t.arena, err = m.Append(t.arena, msg); err != nil {
-		panic(fmt.Sprintf("Send: %v", err))
+		panic(fmt.Sprintf("%s: %v", caller, err))
 	}
-	t.effects = append(t.effects, Effect{To: ref, Type: m.Name, Payload: t.arena[at:len(t.arena):len(t.arena)]})
+	e.Type, e.Payload = m.Name, t.arena[at:len(t.arena):len(t.arena)]
+	return e
 }
 
 // typeOf describes the type of a message. Messages whose Go type says nothing about them, such as dynamic ones, are
@@ -119,6 +159,8 @@ func (t *Turn) typeOf(msg proto.Message) *messageType {
 type Outcome struct {
 	// Effects in order; none unless Err is nil. Valid until the next run of the runner.
 	Effects []Effect
+	// Reply to the event's publisher, an encoded google.protobuf.Any; nil if the turn did not reply. Valid as Effects are.
+	Reply []byte
 	// Err is nil (folded), a [Reject] (refused, state untouched), or any other error or panic (the state may be half
 	// changed and must be thrown away).
 	Err error
@@ -138,7 +180,8 @@ func (p *Panicked) Error() string { return fmt.Sprintf("the handler panicked: %v
 // Run lets the handler of e fold event into state. A panic of the handler is returned as [*Panicked].
 func (r *Runner) Run(e *EventType, in Input, state, event proto.Message) (out Outcome) {
 	t := &r.turn
-	t.in, t.random = in, nil
+	t.in, t.kind, t.random = in, e.kind, nil
+	t.reply, t.settled = nil, false
 	clear(t.effects)
 	t.effects, t.arena = t.effects[:0], t.arena[:0]
 	defer func() {
@@ -149,5 +192,5 @@ func (r *Runner) Run(e *EventType, in Input, state, event proto.Message) (out Ou
 	if err := e.handle(t, state, event); err != nil {
 		return Outcome{Err: err}
 	}
-	return Outcome{Effects: t.effects}
+	return Outcome{Effects: t.effects, Reply: t.reply}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -27,6 +28,20 @@ func verdict(err error) string {
 // effectText is an effect on one line. What is of a type that this binary does not know is shown in hex.
 func effectText(e grains.Effect) string {
 	line := fmt.Sprintf("send %s %s ", e.To, e.Type)
+	switch {
+	case e.Kind == grains.Send && e.Token != "":
+		line = fmt.Sprintf("answer %s %s ", e.Token, e.Type)
+	case e.Kind == grains.Remind && e.Every != 0:
+		line = fmt.Sprintf("remind %d at %s every %s %s ", e.Timer, time.UnixMicro(e.Due).UTC().Format(time.RFC3339Nano), time.Duration(e.Every)*time.Microsecond, e.Type)
+	case e.Kind == grains.Remind:
+		line = fmt.Sprintf("remind %d at %s %s ", e.Timer, time.UnixMicro(e.Due).UTC().Format(time.RFC3339Nano), e.Type)
+	case e.Kind == grains.Cancel:
+		return fmt.Sprintf("cancel %d", e.Timer)
+	case e.Kind == grains.Publish:
+		line = fmt.Sprintf("publish %s %s ", e.Stream, e.Type)
+	case e.Kind == grains.Defer:
+		return "defer"
+	}
 	if t, err := protoregistry.GlobalTypes.FindMessageByURL(e.Type); err == nil {
 		msg := t.New().Interface()
 		if proto.Unmarshal(e.Payload, msg) == nil {

@@ -67,7 +67,7 @@
 //	18   digest            8 bytes, of the effects and the reply, see below
 //	19   payload           bytes
 //	20   effects           uv count, then effects
-//	21   reply             bytes
+//	21   reply             bytes, see below
 //	22   expiry            uv, journal time after which the record may go, microseconds
 //	23   state after       bytes, the state a remote handler answered
 //	24   reason            bytes, why a void record was refused or a dead letter died
@@ -86,12 +86,12 @@
 // the producer, the index of the cause or the number of the chunk decides, and is never zero in a field that is there.
 //
 // The digest is XXH64 over, for each effect: uv type, kind, key, event and payload as bytes each, uv due, uv timer, stream
-// and reply token as bytes each, with zeros and empty bytes for what is absent; and then the reply as bytes. Where that
+// and reply token as bytes each, with zeros and empty bytes for what is absent, and uv every if it is there; and then the reply as bytes. Where that
 // gives 0, it is 1. A record without effects and reply has none.
 //
 // # Effect
 //
-//	byte    type: 1 send, 2 reminder, 3 cancel, 4 publish
+//	byte    type: 1 send, 2 reminder, 3 cancel, 4 publish, 5 defer
 //	uv      presence
 //	 0   to                name of the kind, key as bytes
 //	 1   event             name
@@ -100,4 +100,8 @@
 //	 4   timer             uv
 //	 5   stream            name
 //	 6   reply token       bytes
+//	 7   every             uv, microseconds between the firings of a reminder that repeats
+//
+// A send with a reply token is no event of its target, but the reply to the event that the token names: its event and
+// payload are those of the reply. A defer has no fields. A reply, in a record, is a google.protobuf.Any in wire form.
 package entry

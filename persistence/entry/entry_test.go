@@ -507,7 +507,7 @@ func TestOutcomeDigest(t *testing.T) {
 }
 
 func TestTypeString(t *testing.T) {
-	for typ := entry.Input; typ <= entry.CompactionMark; typ++ {
+	for typ := entry.Input; typ <= entry.Settlement; typ++ {
 		if strings.HasPrefix(typ.String(), "record type") {
 			t.Errorf("type %d has no name", byte(typ))
 		}

@@ -79,6 +79,30 @@ func usualRecords() []entry.Record {
 	return records
 }
 
+// turnRecords are what turns do since they can set reminders, publish, and leave their replies for later.
+func turnRecords() []entry.Record {
+	const now = 1_700_000_000_000_000
+	records := []entry.Record{
+		{Type: entry.Input, Kind: "account", Key: []byte("42"), Seq: 8, Back: 2, Time: now, Event: "granary.account.v1.Charged", Logic: 1,
+			Effects: []entry.Effect{
+				{Type: entry.Remind, Kind: "account", Key: []byte("42"), Event: "granary.account.v1.CooledDown", Payload: []byte{8, 1},
+					Due: now + 60_000_000, Timer: 8192, Stream: "fraud.alerts", Token: []byte("account/42#8"), Every: 60_000_000},
+				{Type: entry.Publish, Event: "granary.account.v1.Alert", Payload: []byte{8, 1}, Stream: "fraud.alerts"},
+				{Type: entry.Defer},
+			}},
+		{Type: entry.Input, Kind: "merchant", Key: []byte("m"), Seq: 1, Time: now + 1, Event: "granary.merchant.v1.Asked", Logic: 1,
+			Effects: []entry.Effect{{Type: entry.Send, Kind: "account", Key: []byte("42"), Event: "granary.merchant.v1.Decision", Payload: []byte{8, 1},
+				Token: []byte("account/42#8")}}, Reply: []byte{10, 1, 'x'}},
+		{Type: entry.Answer, Kind: "account", Key: []byte("42"), Seq: 8, Time: now + 2, Cause: entry.Position{Lineage: 2, Index: 9},
+			Sender: entry.Sender{Shard: 2, Kind: "merchant", Key: []byte("m")}, Hops: 2, Reply: []byte{10, 1, 'y'}},
+		{Type: entry.Settlement, Kind: "account", Key: []byte("42"), Seq: 7, Time: now + 3, Reason: []byte("dropped")},
+	}
+	for i := range records {
+		records[i].Ordinal = uint32(i)
+	}
+	return records
+}
+
 // A golden is bytes that were released once, and what they mean.
 type golden struct {
 	file string
@@ -98,6 +122,8 @@ func goldens() []golden {
 		{file: "full", shard: 0x1112131415161718, index: 300, term: 200, raftType: 2, header: fullHeader(), records: fullRecords()},
 		{file: "usual", shard: 5, index: 300, term: 9, header: entry.Header{Feature: 1, Lineage: 5, Term: 9, Index: 300, Previous: 298,
 			TimeBase: 1_700_000_000_000_000}, records: usualRecords()},
+		{file: "turns", shard: 5, index: 301, term: 9, header: entry.Header{Feature: 1, Lineage: 5, Term: 9, Index: 301, Previous: 300,
+			TimeBase: 1_700_000_000_000_000}, records: turnRecords()},
 		{file: "locked", shard: 5, index: 300, term: 9, header: locked, refused: "codec 1, dictionary 2, key 3"},
 	}
 }
@@ -210,25 +236,27 @@ func TestGolden(t *testing.T) {
 
 // TestGoldenIsComplete: a field that is added later must be added to the golden values too.
 func TestGoldenIsComplete(t *testing.T) {
-	notZero(t, "Record", reflect.ValueOf(fullRecords()[1]))
-	locked := goldens()[2].header
+	full := fullRecords()[1]
+	full.Effects = turnRecords()[0].Effects
+	notZero(t, "Record", reflect.ValueOf(full))
+	locked := goldens()[3].header
 	notZero(t, "Header", reflect.ValueOf(locked))
 	if g := goldens()[0]; g.shard == 0 || g.index == 0 || g.term == 0 || g.raftType == 0 {
 		t.Error("a figure of the frame is zero")
 	}
 	types, effects := map[entry.Type]bool{}, map[entry.EffectType]bool{}
-	for _, rec := range usualRecords() {
+	for _, rec := range append(usualRecords(), turnRecords()...) {
 		types[rec.Type] = true
 	}
-	for _, e := range fullRecords()[1].Effects {
+	for _, e := range append(fullRecords()[1].Effects, full.Effects...) {
 		effects[e.Type] = true
 	}
-	for typ := entry.Input; typ <= entry.CompactionMark; typ++ {
+	for typ := entry.Input; typ <= entry.Settlement; typ++ {
 		if !types[typ] {
 			t.Errorf("no golden record has the type %v", typ)
 		}
 	}
-	for typ := entry.Send; typ <= entry.Publish; typ++ {
+	for typ := entry.Send; typ <= entry.Defer; typ++ {
 		if !effects[typ] {
 			t.Errorf("no golden effect has the type %d", typ)
 		}

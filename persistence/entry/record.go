@@ -23,12 +23,14 @@ const (
 	Session        Type = 8  // a producer began an epoch
 	Expiry         Type = 9  // a producer was forgotten
 	CompactionMark Type = 10 // history below was rewritten
-	lastType            = CompactionMark
+	Answer         Type = 11 // the reply to an event whose turn deferred it
+	Settlement     Type = 12 // a dead letter was retried or dropped
+	lastType            = Settlement
 )
 
 var typeNames = [...]string{Input: "input", Void: "void", DeadLetter: "dead letter", Snapshot: "snapshot",
 	LogicChange: "logic change", Tombstone: "tombstone", Timer: "timer", Session: "session", Expiry: "expiry",
-	CompactionMark: "compaction mark"}
+	CompactionMark: "compaction mark", Answer: "answer", Settlement: "settlement"}
 
 // String is the type in words.
 func (t Type) String() string {
@@ -134,6 +136,7 @@ const (
 	Remind  EffectType = 2
 	Cancel  EffectType = 3
 	Publish EffectType = 4
+	Defer   EffectType = 5
 )
 
 // Effect is one effect of a turn. Zero fields are absent.
@@ -147,6 +150,7 @@ type Effect struct {
 	Timer   uint64
 	Stream  string
 	Token   []byte
+	Every   int64 // microseconds between the firings of a reminder that repeats
 }
 
 // presence bits of a record
@@ -191,7 +195,8 @@ const (
 	effectTimer
 	effectStream
 	effectToken
-	knownEffectFields = effectToken<<1 - 1
+	effectEvery
+	knownEffectFields = effectEvery<<1 - 1
 )
 
 func (rec *Record) presence(base int64) (p uint64) {
@@ -367,6 +372,7 @@ func (b *Builder) effect(d []byte, e *Effect) []byte {
 	set(e.Timer != 0, effectTimer)
 	set(e.Stream != "", effectStream)
 	set(len(e.Token) != 0, effectToken)
+	set(e.Every != 0, effectEvery)
 	d = binary.AppendUvarint(append(d, byte(e.Type)), p)
 	if p&effectTo != 0 {
 		d = appendBytes(binary.AppendUvarint(d, b.name(e.Kind)), e.Key)
@@ -388,6 +394,9 @@ func (b *Builder) effect(d []byte, e *Effect) []byte {
 	}
 	if p&effectToken != 0 {
 		d = appendBytes(d, e.Token)
+	}
+	if p&effectEvery != 0 {
+		d = binary.AppendUvarint(d, uint64(e.Every))
 	}
 	return d
 }
@@ -484,7 +493,7 @@ func (r *Reader) record(rec *Record, body []byte) error {
 			var e Effect
 			e.Type = EffectType(d.byte())
 			q := d.uv()
-			if e.Type < Send || e.Type > Publish || q&^uint64(knownEffectFields) != 0 {
+			if e.Type < Send || e.Type > Defer || q&^uint64(knownEffectFields) != 0 {
 				if d.bad {
 					break
 				}
@@ -511,6 +520,9 @@ func (r *Reader) record(rec *Record, body []byte) error {
 			}
 			if q&effectToken != 0 {
 				e.Token = d.bytes()
+			}
+			if q&effectEvery != 0 {
+				e.Every = int64(d.uv())
 			}
 			rec.Effects = append(rec.Effects, e)
 		}
@@ -583,6 +595,9 @@ func (rec *Record) OutcomeDigest() uint64 {
 		number(e.Timer)
 		text(e.Stream)
 		bytes(e.Token)
+		if e.Every != 0 {
+			number(uint64(e.Every))
+		}
 	}
 	bytes(rec.Reply)
 	if d := h.Sum64(); d != 0 {

@@ -200,16 +200,24 @@ const (
 	session      = 8
 	expiry       = 9
 	compaction   = 10
-	lastOfRecord = compaction
+	answer       = 11
+	settlement   = 12
+	lastOfRecord = settlement
 )
 
 var recordNames = [...]string{input: "input", void: "void", deadLetter: "dead letter", snapshot: "snapshot", logicChange: "logic change",
-	tombstone: "tombstone", timer: "timer", session: "session", expiry: "expiry", compaction: "compaction mark"}
+	tombstone: "tombstone", timer: "timer", session: "session", expiry: "expiry", compaction: "compaction mark",
+	answer: "answer", settlement: "settlement"}
 
-// send is the type of an effect that is an event for another grain.
-const send = 1
-
-const lastEffect = 4
+// Types of effects.
+const (
+	send       = 1 // an event for another grain, or the reply to an event if it has a token
+	remind     = 2
+	cancel     = 3
+	publish    = 4
+	deferred   = 5
+	lastEffect = deferred
+)
 
 // record is one record, as the documentation has it.
 type record struct {
@@ -265,6 +273,7 @@ type effect struct {
 	timer   uint64
 	stream  string
 	token   []byte
+	every   uint64
 }
 
 type snapshotPart struct {
@@ -407,6 +416,7 @@ var effectFields = [...]func(*recordReader, *effect){
 	func(d *recordReader, e *effect) { e.timer = d.c.number("timer of an effect") },
 	func(d *recordReader, e *effect) { e.stream = d.name("stream") },
 	func(d *recordReader, e *effect) { e.token = d.c.bytes("reply token") },
+	func(d *recordReader, e *effect) { e.every = d.c.number("every") },
 }
 
 func (d *recordReader) effect() {
@@ -439,6 +449,9 @@ func (r *record) outcome() uint64 {
 		text([]byte(e.kind), e.key, []byte(e.event), e.payload)
 		b = binary.AppendUvarint(binary.AppendUvarint(b, e.due), e.timer)
 		text([]byte(e.stream), e.token)
+		if e.every != 0 {
+			b = binary.AppendUvarint(b, e.every)
+		}
 	}
 	text(r.reply)
 	return max(xxhash.Sum64(b), 1)

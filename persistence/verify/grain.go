@@ -159,13 +159,22 @@ func (g *grain) turn(s *shard, r *record) {
 		return
 	}
 	for i, want := range out.Effects {
-		got := r.effects[i]
-		if got.kindOf != send || got.kind != want.To.Kind || string(got.key) != want.To.Key || got.event != want.Type ||
-			!bytes.Equal(got.payload, want.Payload) || got.due != 0 || got.timer != 0 || got.stream != "" || len(got.token) != 0 {
+		if got := r.effects[i]; !got.is(&want) {
 			s.at(r, "effect %d, to %s, is not that of the turn run again, to %s", i, grainName("", got.kind, got.key), want.To)
 			return
 		}
 	}
+	if !bytes.Equal(r.reply, out.Reply) {
+		s.at(r, "the reply has %d bytes, that of the turn run again has %d or others", len(r.reply), len(out.Reply))
+	}
+}
+
+// is tells whether an effect is that of a turn.
+func (e *effect) is(want *grains.Effect) bool {
+	kindOf := map[grains.EffectType]byte{grains.Send: send, grains.Remind: remind, grains.Cancel: cancel, grains.Publish: publish, grains.Defer: deferred}
+	return e.kindOf == kindOf[want.Kind] && e.kind == want.To.Kind && string(e.key) == want.To.Key && e.event == want.Type &&
+		bytes.Equal(e.payload, want.Payload) && e.due == uint64(want.Due) && e.timer == want.Timer && e.every == uint64(want.Every) &&
+		e.stream == want.Stream && string(e.token) == string(want.Token)
 }
 
 // turnSeed is the seed of a turn's random numbers: it is not journaled, but follows from the shard and the grain.

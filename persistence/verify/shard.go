@@ -343,7 +343,7 @@ func (s *shard) record(r *record) {
 	case logicChange:
 		s.raise(r)
 		return
-	case tombstone, timer, compaction:
+	case tombstone, timer, compaction, answer, settlement:
 		if s.mine() {
 			s.at(r, "a %s record: nothing writes these yet, and what it means cannot be checked", recordNames[r.kindOf])
 		}

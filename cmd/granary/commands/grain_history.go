@@ -62,7 +62,7 @@ func (a *app) history(ctx context.Context, t *target, grain string, h grainHisto
 	defer conn.Close()
 	client := granaryv1.NewGrainServiceClient(conn)
 	past := &pastStates{grain: grain, client: client, conn: conn}
-	table := a.newTable(">SEQ", "TIME", "TYPE", "OUTCOME", "FROM", "ID", "SENT", "PAYLOAD")
+	table := a.newTable(">SEQ", "TIME", "TYPE", "OUTCOME", "FROM", "ID", "DID", "PAYLOAD")
 	return a.pages(table, h.limit, "record", func(size uint32, token string) (int, string, error) {
 		ctx, cancel := conn.call(ctx)
 		defer cancel()
@@ -135,7 +135,7 @@ func (p *pastStates) changes(ctx context.Context, seq uint64) ([]change, error) 
 func (a *app) showChanges(r *granaryv1.HistoryRecord, changed []change) error {
 	row := recordRow(r)
 	fmt.Fprintf(a.Out, "%s  %s  %s  %s\n", a.screen.out.bold("#"+plain(row[0])), plain(row[1]), plain(row[2]), plain(row[3]))
-	fmt.Fprintf(a.Out, "  from %s, id %s, sent %s, payload %s\n", plain(row[4]), plain(row[5]), plain(row[6]), plain(row[7]))
+	fmt.Fprintf(a.Out, "  from %s, id %s, did %s, payload %s\n", plain(row[4]), plain(row[5]), plain(row[6]), plain(row[7]))
 	if len(changed) == 0 {
 		_, err := fmt.Fprintln(a.Out, "  changed nothing")
 		return err
@@ -172,17 +172,9 @@ type recordJSON struct {
 	Effects          []effectJSON      `json:"effects,omitempty"`
 	Payload          json.RawMessage   `json:"payload,omitempty"`
 	LogicVersion     uint32            `json:"logicVersion"`
+	Reminder         uint64            `json:"reminder,omitempty"`
+	Reply            *messageJSON      `json:"reply,omitempty"`
 	Changes          []changeJSON      `json:"changes,omitempty"`
-}
-
-type effectJSON struct {
-	Send *sendJSON `json:"send,omitempty"`
-}
-
-type sendJSON struct {
-	Grain   string          `json:"grain"`
-	Type    string          `json:"type"`
-	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
 func recordOf(r *granaryv1.HistoryRecord) recordJSON {
@@ -191,19 +183,16 @@ func recordOf(r *granaryv1.HistoryRecord) recordJSON {
 		Type: r.GetType(), ID: r.GetId(), Source: r.GetSource(), Producer: r.GetProducer(),
 		ProducerSequence: r.GetProducerSequence(), Sender: r.GetSender(), Cause: r.GetCause(), Hops: r.GetHops(),
 		Headers: r.GetHeaders(), Outcome: outcomeName(r.GetOutcome()), Reason: r.GetReason(), LogicVersion: r.GetLogicVersion(),
+		Reminder: r.GetReminder(),
 	}
 	if r.GetPayload() != nil {
 		out.Payload = object(r.GetPayload())
 	}
+	if reply := r.GetReply(); reply != nil {
+		out.Reply = &messageJSON{Type: reply.GetType(), Payload: payloadOf(reply.GetPayload())}
+	}
 	for _, e := range r.GetEffects() {
-		var effect effectJSON
-		if s := e.GetSend(); s != nil {
-			effect.Send = &sendJSON{Grain: s.GetGrain(), Type: s.GetType()}
-			if s.GetPayload() != nil {
-				effect.Send.Payload = object(s.GetPayload())
-			}
-		}
-		out.Effects = append(out.Effects, effect)
+		out.Effects = append(out.Effects, effectOf(e))
 	}
 	return out
 }
@@ -233,9 +222,10 @@ func recordRow(r *granaryv1.HistoryRecord) []string {
 	}
 	var sent []string
 	for _, e := range r.GetEffects() {
-		if s := e.GetSend(); s != nil {
-			sent = append(sent, lastPart(s.GetType())+" to "+s.GetGrain())
-		}
+		sent = append(sent, effectText(e))
+	}
+	if reply := r.GetReply(); reply != nil {
+		sent = append(sent, "reply "+lastPart(reply.GetType()))
 	}
 	return []string{
 		fmt.Sprint(r.GetSeq()), timeText(r.GetTime()), lastPart(r.GetType()), clip(outcome, most), clip(cameFrom(r), most),
@@ -246,6 +236,9 @@ func recordRow(r *granaryv1.HistoryRecord) []string {
 func cameFrom(r *granaryv1.HistoryRecord) string {
 	if r.GetProducer() != "" {
 		return fmt.Sprintf("%s #%d", r.GetProducer(), r.GetProducerSequence())
+	}
+	if r.GetReminder() != 0 {
+		return fmt.Sprintf("reminder %d", r.GetReminder())
 	}
 	return cmp.Or(r.GetSender(), r.GetSource(), "-")
 }

@@ -10,6 +10,8 @@ import (
 	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -668,12 +670,132 @@ func (x *BatchException) GetResult() *Result {
 	return nil
 }
 
+// AskRequest is one event whose reply is wanted.
+type AskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event to hand in. Without an id it is not deduplicated, and asking again hands in another one.
+	Event *Event `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// wait is how long to wait for the reply, more than 0 and at most 5 minutes; left out, 10 seconds. A shorter deadline of the
+	// call counts.
+	Wait          *durationpb.Duration `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskRequest) Reset() {
+	*x = AskRequest{}
+	mi := &file_granary_v1_event_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskRequest) ProtoMessage() {}
+
+func (x *AskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_event_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskRequest.ProtoReflect.Descriptor instead.
+func (*AskRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_event_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AskRequest) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *AskRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+// AskResponse is what came of the event.
+type AskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// result of the event. Its status is OK; a rejected or dead-lettered event fails the call.
+	Result *Result `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	// reply as the handler's typed message; left out if the turn neither replied nor deferred.
+	Reply *anypb.Any `protobuf:"bytes,2,opt,name=reply,proto3" json:"reply,omitempty"`
+	// json is the reply in the canonical protobuf JSON mapping; left out as well if this node does not know its type.
+	Json          *structpb.Struct `protobuf:"bytes,3,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskResponse) Reset() {
+	*x = AskResponse{}
+	mi := &file_granary_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskResponse) ProtoMessage() {}
+
+func (x *AskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskResponse.ProtoReflect.Descriptor instead.
+func (*AskResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AskResponse) GetResult() *Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *AskResponse) GetReply() *anypb.Any {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *AskResponse) GetJson() *structpb.Struct {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 var File_granary_v1_event_proto protoreflect.FileDescriptor
 
 const file_granary_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"\x16granary/v1/event.proto\x12\n" +
-	"granary.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xef\x02\n" +
+	"granary.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xef\x02\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
 	"\x05grain\x18\x02 \x01(\tR\x05grain\x12\x12\n" +
@@ -720,10 +842,19 @@ const file_granary_v1_event_proto_rawDesc = "" +
 	"exceptions\"R\n" +
 	"\x0eBatchException\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12*\n" +
-	"\x06result\x18\x02 \x01(\v2\x12.granary.v1.ResultR\x06result2\xac\x01\n" +
+	"\x06result\x18\x02 \x01(\v2\x12.granary.v1.ResultR\x06result\"d\n" +
+	"\n" +
+	"AskRequest\x12'\n" +
+	"\x05event\x18\x01 \x01(\v2\x11.granary.v1.EventR\x05event\x12-\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\x92\x01\n" +
+	"\vAskResponse\x12*\n" +
+	"\x06result\x18\x01 \x01(\v2\x12.granary.v1.ResultR\x06result\x12*\n" +
+	"\x05reply\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05reply\x12+\n" +
+	"\x04json\x18\x03 \x01(\v2\x17.google.protobuf.StructR\x04json2\xe4\x01\n" +
 	"\fEventService\x12B\n" +
 	"\aPublish\x12\x1a.granary.v1.PublishRequest\x1a\x1b.granary.v1.PublishResponse\x12X\n" +
-	"\rPublishStream\x12 .granary.v1.PublishStreamRequest\x1a!.granary.v1.PublishStreamResponse(\x010\x01B;Z9github.com/granary-dev/granary/proto/granary/v1;granaryv1b\x06proto3"
+	"\rPublishStream\x12 .granary.v1.PublishStreamRequest\x1a!.granary.v1.PublishStreamResponse(\x010\x01\x126\n" +
+	"\x03Ask\x12\x16.granary.v1.AskRequest\x1a\x17.granary.v1.AskResponseB;Z9github.com/granary-dev/granary/proto/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_event_proto_rawDescOnce sync.Once
@@ -737,7 +868,7 @@ func file_granary_v1_event_proto_rawDescGZIP() []byte {
 	return file_granary_v1_event_proto_rawDescData
 }
 
-var file_granary_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_granary_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_granary_v1_event_proto_goTypes = []any{
 	(*Event)(nil),                 // 0: granary.v1.Event
 	(*Result)(nil),                // 1: granary.v1.Result
@@ -748,16 +879,20 @@ var file_granary_v1_event_proto_goTypes = []any{
 	(*PublishStreamResponse)(nil), // 6: granary.v1.PublishStreamResponse
 	(*BatchResult)(nil),           // 7: granary.v1.BatchResult
 	(*BatchException)(nil),        // 8: granary.v1.BatchException
-	nil,                           // 9: granary.v1.Event.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 11: google.protobuf.Struct
-	(*status.Status)(nil),         // 12: google.rpc.Status
+	(*AskRequest)(nil),            // 9: granary.v1.AskRequest
+	(*AskResponse)(nil),           // 10: granary.v1.AskResponse
+	nil,                           // 11: granary.v1.Event.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 13: google.protobuf.Struct
+	(*status.Status)(nil),         // 14: google.rpc.Status
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*anypb.Any)(nil),             // 16: google.protobuf.Any
 }
 var file_granary_v1_event_proto_depIdxs = []int32{
-	10, // 0: granary.v1.Event.time:type_name -> google.protobuf.Timestamp
-	9,  // 1: granary.v1.Event.headers:type_name -> granary.v1.Event.HeadersEntry
-	11, // 2: granary.v1.Event.json:type_name -> google.protobuf.Struct
-	12, // 3: granary.v1.Result.status:type_name -> google.rpc.Status
+	12, // 0: granary.v1.Event.time:type_name -> google.protobuf.Timestamp
+	11, // 1: granary.v1.Event.headers:type_name -> granary.v1.Event.HeadersEntry
+	13, // 2: granary.v1.Event.json:type_name -> google.protobuf.Struct
+	14, // 3: granary.v1.Result.status:type_name -> google.rpc.Status
 	0,  // 4: granary.v1.PublishRequest.events:type_name -> granary.v1.Event
 	1,  // 5: granary.v1.PublishResponse.results:type_name -> granary.v1.Result
 	4,  // 6: granary.v1.PublishStreamRequest.producer:type_name -> granary.v1.Producer
@@ -765,15 +900,22 @@ var file_granary_v1_event_proto_depIdxs = []int32{
 	7,  // 8: granary.v1.PublishStreamResponse.batches:type_name -> granary.v1.BatchResult
 	8,  // 9: granary.v1.BatchResult.exceptions:type_name -> granary.v1.BatchException
 	1,  // 10: granary.v1.BatchException.result:type_name -> granary.v1.Result
-	2,  // 11: granary.v1.EventService.Publish:input_type -> granary.v1.PublishRequest
-	5,  // 12: granary.v1.EventService.PublishStream:input_type -> granary.v1.PublishStreamRequest
-	3,  // 13: granary.v1.EventService.Publish:output_type -> granary.v1.PublishResponse
-	6,  // 14: granary.v1.EventService.PublishStream:output_type -> granary.v1.PublishStreamResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	0,  // 11: granary.v1.AskRequest.event:type_name -> granary.v1.Event
+	15, // 12: granary.v1.AskRequest.wait:type_name -> google.protobuf.Duration
+	1,  // 13: granary.v1.AskResponse.result:type_name -> granary.v1.Result
+	16, // 14: granary.v1.AskResponse.reply:type_name -> google.protobuf.Any
+	13, // 15: granary.v1.AskResponse.json:type_name -> google.protobuf.Struct
+	2,  // 16: granary.v1.EventService.Publish:input_type -> granary.v1.PublishRequest
+	5,  // 17: granary.v1.EventService.PublishStream:input_type -> granary.v1.PublishStreamRequest
+	9,  // 18: granary.v1.EventService.Ask:input_type -> granary.v1.AskRequest
+	3,  // 19: granary.v1.EventService.Publish:output_type -> granary.v1.PublishResponse
+	6,  // 20: granary.v1.EventService.PublishStream:output_type -> granary.v1.PublishStreamResponse
+	10, // 21: granary.v1.EventService.Ask:output_type -> granary.v1.AskResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_event_proto_init() }
@@ -791,7 +933,7 @@ func file_granary_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_event_proto_rawDesc), len(file_granary_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

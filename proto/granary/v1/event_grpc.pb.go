@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	EventService_Publish_FullMethodName       = "/granary.v1.EventService/Publish"
 	EventService_PublishStream_FullMethodName = "/granary.v1.EventService/PublishStream"
+	EventService_Ask_FullMethodName           = "/granary.v1.EventService/Ask"
 )
 
 // EventServiceClient is the client API for EventService service.
@@ -37,6 +38,10 @@ type EventServiceClient interface {
 	// have an outcome. At most 256 batches may be unanswered; the server stops reading beyond that.
 	// With a producer session the stream is deduplicated by sequence and keeps its order across reconnects.
 	PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse], error)
+	// Ask hands in one event and answers with the reply of its turn, or with that of a later turn if the turn deferred its
+	// reply. Safe to retry when the event has an id: asking again returns the reply that was journaled, and waits if there is
+	// none yet. DEADLINE_EXCEEDED says that the event is journaled and its reply did not come in time.
+	Ask(ctx context.Context, in *AskRequest, opts ...grpc.CallOption) (*AskResponse, error)
 }
 
 type eventServiceClient struct {
@@ -70,6 +75,16 @@ func (c *eventServiceClient) PublishStream(ctx context.Context, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type EventService_PublishStreamClient = grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse]
 
+func (c *eventServiceClient) Ask(ctx context.Context, in *AskRequest, opts ...grpc.CallOption) (*AskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AskResponse)
+	err := c.cc.Invoke(ctx, EventService_Ask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EventServiceServer is the server API for EventService service.
 // All implementations must embed UnimplementedEventServiceServer
 // for forward compatibility.
@@ -84,6 +99,10 @@ type EventServiceServer interface {
 	// have an outcome. At most 256 batches may be unanswered; the server stops reading beyond that.
 	// With a producer session the stream is deduplicated by sequence and keeps its order across reconnects.
 	PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error
+	// Ask hands in one event and answers with the reply of its turn, or with that of a later turn if the turn deferred its
+	// reply. Safe to retry when the event has an id: asking again returns the reply that was journaled, and waits if there is
+	// none yet. DEADLINE_EXCEEDED says that the event is journaled and its reply did not come in time.
+	Ask(context.Context, *AskRequest) (*AskResponse, error)
 	mustEmbedUnimplementedEventServiceServer()
 }
 
@@ -99,6 +118,9 @@ func (UnimplementedEventServiceServer) Publish(context.Context, *PublishRequest)
 }
 func (UnimplementedEventServiceServer) PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method PublishStream not implemented")
+}
+func (UnimplementedEventServiceServer) Ask(context.Context, *AskRequest) (*AskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Ask not implemented")
 }
 func (UnimplementedEventServiceServer) mustEmbedUnimplementedEventServiceServer() {}
 func (UnimplementedEventServiceServer) testEmbeddedByValue()                      {}
@@ -146,6 +168,24 @@ func _EventService_PublishStream_Handler(srv interface{}, stream grpc.ServerStre
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type EventService_PublishStreamServer = grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]
 
+func _EventService_Ask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EventServiceServer).Ask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EventService_Ask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EventServiceServer).Ask(ctx, req.(*AskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EventService_ServiceDesc is the grpc.ServiceDesc for EventService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -156,6 +196,10 @@ var EventService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Publish",
 			Handler:    _EventService_Publish_Handler,
+		},
+		{
+			MethodName: "Ask",
+			Handler:    _EventService_Ask_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	anypb "google.golang.org/protobuf/types/known/anypb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -553,8 +554,12 @@ type HistoryRecord struct {
 	LogicVersion uint32 `protobuf:"varint,18,opt,name=logic_version,json=logicVersion,proto3" json:"logic_version,omitempty"`
 	// payload_protobuf is the event in protobuf wire format.
 	PayloadProtobuf []byte `protobuf:"bytes,19,opt,name=payload_protobuf,json=payloadProtobuf,proto3" json:"payload_protobuf,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// reminder is the id of the reminder that fired; 0 if none did.
+	Reminder uint64 `protobuf:"varint,20,opt,name=reminder,proto3" json:"reminder,omitempty"`
+	// reply of the turn, left out if it gave none.
+	Reply         *HistoryReply `protobuf:"bytes,21,opt,name=reply,proto3" json:"reply,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HistoryRecord) Reset() {
@@ -720,6 +725,84 @@ func (x *HistoryRecord) GetPayloadProtobuf() []byte {
 	return nil
 }
 
+func (x *HistoryRecord) GetReminder() uint64 {
+	if x != nil {
+		return x.Reminder
+	}
+	return 0
+}
+
+func (x *HistoryRecord) GetReply() *HistoryReply {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+// HistoryReply is the reply of a turn.
+type HistoryReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// type is the full name of the reply's message.
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// payload is the reply in the canonical protobuf JSON mapping; left out if this node does not know the type.
+	Payload *structpb.Struct `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
+	// payload_protobuf is the reply in protobuf wire format.
+	PayloadProtobuf []byte `protobuf:"bytes,3,opt,name=payload_protobuf,json=payloadProtobuf,proto3" json:"payload_protobuf,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *HistoryReply) Reset() {
+	*x = HistoryReply{}
+	mi := &file_granary_v1_grain_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryReply) ProtoMessage() {}
+
+func (x *HistoryReply) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryReply.ProtoReflect.Descriptor instead.
+func (*HistoryReply) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HistoryReply) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *HistoryReply) GetPayload() *structpb.Struct {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *HistoryReply) GetPayloadProtobuf() []byte {
+	if x != nil {
+		return x.PayloadProtobuf
+	}
+	return nil
+}
+
 // HistoryEffect is something a turn did beside changing its state.
 type HistoryEffect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -728,6 +811,11 @@ type HistoryEffect struct {
 	// Types that are valid to be assigned to Effect:
 	//
 	//	*HistoryEffect_Send
+	//	*HistoryEffect_Remind
+	//	*HistoryEffect_Cancel
+	//	*HistoryEffect_Publish
+	//	*HistoryEffect_Defer
+	//	*HistoryEffect_Answer
 	Effect        isHistoryEffect_Effect `protobuf_oneof:"effect"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -735,7 +823,7 @@ type HistoryEffect struct {
 
 func (x *HistoryEffect) Reset() {
 	*x = HistoryEffect{}
-	mi := &file_granary_v1_grain_proto_msgTypes[5]
+	mi := &file_granary_v1_grain_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +835,7 @@ func (x *HistoryEffect) String() string {
 func (*HistoryEffect) ProtoMessage() {}
 
 func (x *HistoryEffect) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_grain_proto_msgTypes[5]
+	mi := &file_granary_v1_grain_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +848,7 @@ func (x *HistoryEffect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEffect.ProtoReflect.Descriptor instead.
 func (*HistoryEffect) Descriptor() ([]byte, []int) {
-	return file_granary_v1_grain_proto_rawDescGZIP(), []int{5}
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HistoryEffect) GetEffect() isHistoryEffect_Effect {
@@ -779,6 +867,51 @@ func (x *HistoryEffect) GetSend() *SendEffect {
 	return nil
 }
 
+func (x *HistoryEffect) GetRemind() *RemindEffect {
+	if x != nil {
+		if x, ok := x.Effect.(*HistoryEffect_Remind); ok {
+			return x.Remind
+		}
+	}
+	return nil
+}
+
+func (x *HistoryEffect) GetCancel() *CancelEffect {
+	if x != nil {
+		if x, ok := x.Effect.(*HistoryEffect_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return nil
+}
+
+func (x *HistoryEffect) GetPublish() *PublishEffect {
+	if x != nil {
+		if x, ok := x.Effect.(*HistoryEffect_Publish); ok {
+			return x.Publish
+		}
+	}
+	return nil
+}
+
+func (x *HistoryEffect) GetDefer() *DeferEffect {
+	if x != nil {
+		if x, ok := x.Effect.(*HistoryEffect_Defer); ok {
+			return x.Defer
+		}
+	}
+	return nil
+}
+
+func (x *HistoryEffect) GetAnswer() *AnswerEffect {
+	if x != nil {
+		if x, ok := x.Effect.(*HistoryEffect_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
 type isHistoryEffect_Effect interface {
 	isHistoryEffect_Effect()
 }
@@ -788,7 +921,371 @@ type HistoryEffect_Send struct {
 	Send *SendEffect `protobuf:"bytes,1,opt,name=send,proto3,oneof"`
 }
 
+type HistoryEffect_Remind struct {
+	// remind sets a reminder.
+	Remind *RemindEffect `protobuf:"bytes,2,opt,name=remind,proto3,oneof"`
+}
+
+type HistoryEffect_Cancel struct {
+	// cancel takes a reminder back.
+	Cancel *CancelEffect `protobuf:"bytes,3,opt,name=cancel,proto3,oneof"`
+}
+
+type HistoryEffect_Publish struct {
+	// publish puts a message into a stream.
+	Publish *PublishEffect `protobuf:"bytes,4,opt,name=publish,proto3,oneof"`
+}
+
+type HistoryEffect_Defer struct {
+	// defer leaves the reply to a later turn.
+	Defer *DeferEffect `protobuf:"bytes,5,opt,name=defer,proto3,oneof"`
+}
+
+type HistoryEffect_Answer struct {
+	// answer is the reply to an event whose turn deferred it.
+	Answer *AnswerEffect `protobuf:"bytes,6,opt,name=answer,proto3,oneof"`
+}
+
 func (*HistoryEffect_Send) isHistoryEffect_Effect() {}
+
+func (*HistoryEffect_Remind) isHistoryEffect_Effect() {}
+
+func (*HistoryEffect_Cancel) isHistoryEffect_Effect() {}
+
+func (*HistoryEffect_Publish) isHistoryEffect_Effect() {}
+
+func (*HistoryEffect_Defer) isHistoryEffect_Effect() {}
+
+func (*HistoryEffect_Answer) isHistoryEffect_Effect() {}
+
+// RemindEffect is a reminder that was set.
+type RemindEffect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the reminder, unique in the grain.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// due is when it fires first, in journal time.
+	Due *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=due,proto3" json:"due,omitempty"`
+	// every is the time between firings; left out if it fires once.
+	Every *durationpb.Duration `protobuf:"bytes,3,opt,name=every,proto3" json:"every,omitempty"`
+	// type is the full name of the event's message.
+	Type string `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
+	// payload is the event in the canonical protobuf JSON mapping; left out if this node does not know the type.
+	Payload *structpb.Struct `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
+	// payload_protobuf is the event in protobuf wire format.
+	PayloadProtobuf []byte `protobuf:"bytes,6,opt,name=payload_protobuf,json=payloadProtobuf,proto3" json:"payload_protobuf,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RemindEffect) Reset() {
+	*x = RemindEffect{}
+	mi := &file_granary_v1_grain_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemindEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemindEffect) ProtoMessage() {}
+
+func (x *RemindEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemindEffect.ProtoReflect.Descriptor instead.
+func (*RemindEffect) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RemindEffect) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RemindEffect) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *RemindEffect) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *RemindEffect) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *RemindEffect) GetPayload() *structpb.Struct {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *RemindEffect) GetPayloadProtobuf() []byte {
+	if x != nil {
+		return x.PayloadProtobuf
+	}
+	return nil
+}
+
+// CancelEffect is a reminder that was taken back.
+type CancelEffect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the reminder.
+	Id            uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelEffect) Reset() {
+	*x = CancelEffect{}
+	mi := &file_granary_v1_grain_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelEffect) ProtoMessage() {}
+
+func (x *CancelEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelEffect.ProtoReflect.Descriptor instead.
+func (*CancelEffect) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CancelEffect) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// PublishEffect is a message that was put into a stream.
+type PublishEffect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stream that it went to.
+	Stream string `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	// type is the full name of the message.
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// payload is the message in the canonical protobuf JSON mapping; left out if this node does not know the type.
+	Payload *structpb.Struct `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
+	// payload_protobuf is the message in protobuf wire format.
+	PayloadProtobuf []byte `protobuf:"bytes,4,opt,name=payload_protobuf,json=payloadProtobuf,proto3" json:"payload_protobuf,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *PublishEffect) Reset() {
+	*x = PublishEffect{}
+	mi := &file_granary_v1_grain_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishEffect) ProtoMessage() {}
+
+func (x *PublishEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishEffect.ProtoReflect.Descriptor instead.
+func (*PublishEffect) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PublishEffect) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *PublishEffect) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *PublishEffect) GetPayload() *structpb.Struct {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *PublishEffect) GetPayloadProtobuf() []byte {
+	if x != nil {
+		return x.PayloadProtobuf
+	}
+	return nil
+}
+
+// DeferEffect says that the turn left its reply to a later turn.
+type DeferEffect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeferEffect) Reset() {
+	*x = DeferEffect{}
+	mi := &file_granary_v1_grain_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeferEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeferEffect) ProtoMessage() {}
+
+func (x *DeferEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeferEffect.ProtoReflect.Descriptor instead.
+func (*DeferEffect) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{10}
+}
+
+// AnswerEffect is the reply to an earlier event, of this grain or another.
+type AnswerEffect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// grain whose event is answered, as "kind/key".
+	Grain string `protobuf:"bytes,1,opt,name=grain,proto3" json:"grain,omitempty"`
+	// seq of that event.
+	Seq uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// type is the full name of the reply's message.
+	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// payload is the reply in the canonical protobuf JSON mapping; left out if this node does not know the type.
+	Payload *structpb.Struct `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	// payload_protobuf is the reply in protobuf wire format.
+	PayloadProtobuf []byte `protobuf:"bytes,5,opt,name=payload_protobuf,json=payloadProtobuf,proto3" json:"payload_protobuf,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *AnswerEffect) Reset() {
+	*x = AnswerEffect{}
+	mi := &file_granary_v1_grain_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerEffect) ProtoMessage() {}
+
+func (x *AnswerEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerEffect.ProtoReflect.Descriptor instead.
+func (*AnswerEffect) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *AnswerEffect) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *AnswerEffect) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *AnswerEffect) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *AnswerEffect) GetPayload() *structpb.Struct {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *AnswerEffect) GetPayloadProtobuf() []byte {
+	if x != nil {
+		return x.PayloadProtobuf
+	}
+	return nil
+}
 
 // SendEffect is an event sent to another grain.
 type SendEffect struct {
@@ -807,7 +1304,7 @@ type SendEffect struct {
 
 func (x *SendEffect) Reset() {
 	*x = SendEffect{}
-	mi := &file_granary_v1_grain_proto_msgTypes[6]
+	mi := &file_granary_v1_grain_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1316,7 @@ func (x *SendEffect) String() string {
 func (*SendEffect) ProtoMessage() {}
 
 func (x *SendEffect) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_grain_proto_msgTypes[6]
+	mi := &file_granary_v1_grain_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1329,7 @@ func (x *SendEffect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendEffect.ProtoReflect.Descriptor instead.
 func (*SendEffect) Descriptor() ([]byte, []int) {
-	return file_granary_v1_grain_proto_rawDescGZIP(), []int{6}
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SendEffect) GetGrain() string {
@@ -882,7 +1379,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_granary_v1_grain_proto_msgTypes[7]
+	mi := &file_granary_v1_grain_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1391,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_grain_proto_msgTypes[7]
+	mi := &file_granary_v1_grain_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1404,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_grain_proto_rawDescGZIP(), []int{7}
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRequest) GetTenant() string {
@@ -958,7 +1455,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_granary_v1_grain_proto_msgTypes[8]
+	mi := &file_granary_v1_grain_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1467,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_grain_proto_msgTypes[8]
+	mi := &file_granary_v1_grain_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1480,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_grain_proto_rawDescGZIP(), []int{8}
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListResponse) GetGrains() []*GrainSummary {
@@ -1015,7 +1512,7 @@ type GrainSummary struct {
 
 func (x *GrainSummary) Reset() {
 	*x = GrainSummary{}
-	mi := &file_granary_v1_grain_proto_msgTypes[9]
+	mi := &file_granary_v1_grain_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1524,7 @@ func (x *GrainSummary) String() string {
 func (*GrainSummary) ProtoMessage() {}
 
 func (x *GrainSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_grain_proto_msgTypes[9]
+	mi := &file_granary_v1_grain_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1537,7 @@ func (x *GrainSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrainSummary.ProtoReflect.Descriptor instead.
 func (*GrainSummary) Descriptor() ([]byte, []int) {
-	return file_granary_v1_grain_proto_rawDescGZIP(), []int{9}
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GrainSummary) GetGrain() string {
@@ -1064,12 +1561,522 @@ func (x *GrainSummary) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// QueryRequest is a question to a grain.
+type QueryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenant of the grain. Must be empty for now.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// grain as "kind/key".
+	Grain string `protobuf:"bytes,2,opt,name=grain,proto3" json:"grain,omitempty"`
+	// type of the question: a message that the grain's kind has a query for, by its full name or its last part.
+	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// query is the question itself. Left out: an empty message.
+	//
+	// Types that are valid to be assigned to Query:
+	//
+	//	*QueryRequest_Protobuf
+	//	*QueryRequest_Json
+	Query isQueryRequest_Query `protobuf_oneof:"query"`
+	// stale skips the confirmation of leadership. The answer may then be old, but never uncommitted.
+	Stale bool `protobuf:"varint,6,opt,name=stale,proto3" json:"stale,omitempty"`
+	// at asks a past state. Left out: the present one.
+	//
+	// Types that are valid to be assigned to At:
+	//
+	//	*QueryRequest_AtSeq
+	//	*QueryRequest_AtTime
+	At isQueryRequest_At `protobuf_oneof:"at"`
+	// format of the reply.
+	Format        StateFormat `protobuf:"varint,9,opt,name=format,proto3,enum=granary.v1.StateFormat" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryRequest) Reset() {
+	*x = QueryRequest{}
+	mi := &file_granary_v1_grain_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryRequest) ProtoMessage() {}
+
+func (x *QueryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
+func (*QueryRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *QueryRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *QueryRequest) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *QueryRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *QueryRequest) GetQuery() isQueryRequest_Query {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetProtobuf() []byte {
+	if x != nil {
+		if x, ok := x.Query.(*QueryRequest_Protobuf); ok {
+			return x.Protobuf
+		}
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetJson() *structpb.Struct {
+	if x != nil {
+		if x, ok := x.Query.(*QueryRequest_Json); ok {
+			return x.Json
+		}
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *QueryRequest) GetAt() isQueryRequest_At {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetAtSeq() uint64 {
+	if x != nil {
+		if x, ok := x.At.(*QueryRequest_AtSeq); ok {
+			return x.AtSeq
+		}
+	}
+	return 0
+}
+
+func (x *QueryRequest) GetAtTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.At.(*QueryRequest_AtTime); ok {
+			return x.AtTime
+		}
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetFormat() StateFormat {
+	if x != nil {
+		return x.Format
+	}
+	return StateFormat_STATE_FORMAT_UNSPECIFIED
+}
+
+type isQueryRequest_Query interface {
+	isQueryRequest_Query()
+}
+
+type QueryRequest_Protobuf struct {
+	// protobuf is the question in protobuf wire format.
+	Protobuf []byte `protobuf:"bytes,4,opt,name=protobuf,proto3,oneof"`
+}
+
+type QueryRequest_Json struct {
+	// json is the question in the canonical protobuf JSON mapping.
+	Json *structpb.Struct `protobuf:"bytes,5,opt,name=json,proto3,oneof"`
+}
+
+func (*QueryRequest_Protobuf) isQueryRequest_Query() {}
+
+func (*QueryRequest_Json) isQueryRequest_Query() {}
+
+type isQueryRequest_At interface {
+	isQueryRequest_At()
+}
+
+type QueryRequest_AtSeq struct {
+	// at_seq is the state after the grain's record with this number. Beyond the last: OUT_OF_RANGE.
+	AtSeq uint64 `protobuf:"varint,7,opt,name=at_seq,json=atSeq,proto3,oneof"`
+}
+
+type QueryRequest_AtTime struct {
+	// at_time is the state after the last record whose journal time is not after this.
+	AtTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=at_time,json=atTime,proto3,oneof"`
+}
+
+func (*QueryRequest_AtSeq) isQueryRequest_At() {}
+
+func (*QueryRequest_AtTime) isQueryRequest_At() {}
+
+// QueryResponse is the answer to a question.
+type QueryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// grain as "kind/key".
+	Grain string `protobuf:"bytes,1,opt,name=grain,proto3" json:"grain,omitempty"`
+	// seq of the last record in the state that was asked; 0 for a grain that never had one.
+	Seq uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// position of that record. Empty when seq is 0.
+	Position string `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
+	// logic_version of the kind that answered.
+	LogicVersion uint32 `protobuf:"varint,4,opt,name=logic_version,json=logicVersion,proto3" json:"logic_version,omitempty"`
+	// reply as the query's typed message.
+	Reply *anypb.Any `protobuf:"bytes,5,opt,name=reply,proto3" json:"reply,omitempty"`
+	// json is the reply in the canonical protobuf JSON mapping.
+	Json          *structpb.Struct `protobuf:"bytes,6,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryResponse) Reset() {
+	*x = QueryResponse{}
+	mi := &file_granary_v1_grain_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryResponse) ProtoMessage() {}
+
+func (x *QueryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryResponse.ProtoReflect.Descriptor instead.
+func (*QueryResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *QueryResponse) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *QueryResponse) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *QueryResponse) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+func (x *QueryResponse) GetLogicVersion() uint32 {
+	if x != nil {
+		return x.LogicVersion
+	}
+	return 0
+}
+
+func (x *QueryResponse) GetReply() *anypb.Any {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *QueryResponse) GetJson() *structpb.Struct {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+// ListRemindersRequest names a grain or a kind.
+type ListRemindersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenant of the grains. Must be empty for now.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// kind whose reminders are wanted.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// prefix that the keys of the grains begin with. Empty means all.
+	Prefix string `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// page_size is the number of reminders wanted, 1 to 1,000; 0 means 100.
+	PageSize uint32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// page_token of the answer before; empty for the first page.
+	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// key of the one grain whose reminders are wanted. Empty means all that have the prefix.
+	Key           string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRemindersRequest) Reset() {
+	*x = ListRemindersRequest{}
+	mi := &file_granary_v1_grain_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRemindersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRemindersRequest) ProtoMessage() {}
+
+func (x *ListRemindersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRemindersRequest.ProtoReflect.Descriptor instead.
+func (*ListRemindersRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListRemindersRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ListRemindersRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListRemindersRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *ListRemindersRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRemindersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRemindersRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// ListRemindersResponse is a page of reminders.
+type ListRemindersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reminders in order.
+	Reminders []*Reminder `protobuf:"bytes,1,rep,name=reminders,proto3" json:"reminders,omitempty"`
+	// next_page_token for the page after; empty when there is none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRemindersResponse) Reset() {
+	*x = ListRemindersResponse{}
+	mi := &file_granary_v1_grain_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRemindersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRemindersResponse) ProtoMessage() {}
+
+func (x *ListRemindersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRemindersResponse.ProtoReflect.Descriptor instead.
+func (*ListRemindersResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListRemindersResponse) GetReminders() []*Reminder {
+	if x != nil {
+		return x.Reminders
+	}
+	return nil
+}
+
+func (x *ListRemindersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Reminder is an event that a grain will get from itself.
+type Reminder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// grain as "kind/key".
+	Grain string `protobuf:"bytes,1,opt,name=grain,proto3" json:"grain,omitempty"`
+	// id of the reminder, unique in the grain.
+	Id uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// due is when it fires next, in journal time.
+	Due *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=due,proto3" json:"due,omitempty"`
+	// every is the time between firings; left out if it fires once.
+	Every *durationpb.Duration `protobuf:"bytes,4,opt,name=every,proto3" json:"every,omitempty"`
+	// type is the full name of the event's message.
+	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
+	// payload is the event in the canonical protobuf JSON mapping; left out if this node does not know the type.
+	Payload       *structpb.Struct `protobuf:"bytes,6,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reminder) Reset() {
+	*x = Reminder{}
+	mi := &file_granary_v1_grain_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reminder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reminder) ProtoMessage() {}
+
+func (x *Reminder) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_grain_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reminder.ProtoReflect.Descriptor instead.
+func (*Reminder) Descriptor() ([]byte, []int) {
+	return file_granary_v1_grain_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Reminder) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *Reminder) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Reminder) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *Reminder) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *Reminder) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Reminder) GetPayload() *structpb.Struct {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
 var File_granary_v1_grain_proto protoreflect.FileDescriptor
 
 const file_granary_v1_grain_proto_rawDesc = "" +
 	"\n" +
 	"\x16granary/v1/grain.proto\x12\n" +
-	"granary.v1\x1a\x19google/protobuf/any.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x01\n" +
+	"granary.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x01\n" +
 	"\n" +
 	"GetRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
@@ -1098,7 +2105,7 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\x06format\x18\a \x01(\x0e2\x17.granary.v1.StateFormatR\x06format\"n\n" +
 	"\x0fHistoryResponse\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.granary.v1.HistoryRecordR\arecords\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf2\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbe\x06\n" +
 	"\rHistoryRecord\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\tR\bposition\x12.\n" +
@@ -1120,13 +2127,45 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\aeffects\x18\x10 \x03(\v2\x19.granary.v1.HistoryEffectR\aeffects\x121\n" +
 	"\apayload\x18\x11 \x01(\v2\x17.google.protobuf.StructR\apayload\x12#\n" +
 	"\rlogic_version\x18\x12 \x01(\rR\flogicVersion\x12)\n" +
-	"\x10payload_protobuf\x18\x13 \x01(\fR\x0fpayloadProtobuf\x1a:\n" +
+	"\x10payload_protobuf\x18\x13 \x01(\fR\x0fpayloadProtobuf\x12\x1a\n" +
+	"\breminder\x18\x14 \x01(\x04R\breminder\x12.\n" +
+	"\x05reply\x18\x15 \x01(\v2\x18.granary.v1.HistoryReplyR\x05reply\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x01\n" +
+	"\fHistoryReply\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x121\n" +
+	"\apayload\x18\x02 \x01(\v2\x17.google.protobuf.StructR\apayload\x12)\n" +
+	"\x10payload_protobuf\x18\x03 \x01(\fR\x0fpayloadProtobuf\"\xcb\x02\n" +
 	"\rHistoryEffect\x12,\n" +
-	"\x04send\x18\x01 \x01(\v2\x16.granary.v1.SendEffectH\x00R\x04sendB\b\n" +
-	"\x06effect\"\x94\x01\n" +
+	"\x04send\x18\x01 \x01(\v2\x16.granary.v1.SendEffectH\x00R\x04send\x122\n" +
+	"\x06remind\x18\x02 \x01(\v2\x18.granary.v1.RemindEffectH\x00R\x06remind\x122\n" +
+	"\x06cancel\x18\x03 \x01(\v2\x18.granary.v1.CancelEffectH\x00R\x06cancel\x125\n" +
+	"\apublish\x18\x04 \x01(\v2\x19.granary.v1.PublishEffectH\x00R\apublish\x12/\n" +
+	"\x05defer\x18\x05 \x01(\v2\x17.granary.v1.DeferEffectH\x00R\x05defer\x122\n" +
+	"\x06answer\x18\x06 \x01(\v2\x18.granary.v1.AnswerEffectH\x00R\x06answerB\b\n" +
+	"\x06effect\"\xef\x01\n" +
+	"\fRemindEffect\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
+	"\x03due\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12/\n" +
+	"\x05every\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05every\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x121\n" +
+	"\apayload\x18\x05 \x01(\v2\x17.google.protobuf.StructR\apayload\x12)\n" +
+	"\x10payload_protobuf\x18\x06 \x01(\fR\x0fpayloadProtobuf\"\x1e\n" +
+	"\fCancelEffect\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\x99\x01\n" +
+	"\rPublishEffect\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x121\n" +
+	"\apayload\x18\x03 \x01(\v2\x17.google.protobuf.StructR\apayload\x12)\n" +
+	"\x10payload_protobuf\x18\x04 \x01(\fR\x0fpayloadProtobuf\"\r\n" +
+	"\vDeferEffect\"\xa8\x01\n" +
+	"\fAnswerEffect\x12\x14\n" +
+	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x121\n" +
+	"\apayload\x18\x04 \x01(\v2\x17.google.protobuf.StructR\apayload\x12)\n" +
+	"\x10payload_protobuf\x18\x05 \x01(\fR\x0fpayloadProtobuf\"\x94\x01\n" +
 	"\n" +
 	"SendEffect\x12\x14\n" +
 	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x12\n" +
@@ -1146,7 +2185,44 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\fGrainSummary\x12\x14\n" +
 	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time*]\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xc3\x02\n" +
+	"\fQueryRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
+	"\x05grain\x18\x02 \x01(\tR\x05grain\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x1c\n" +
+	"\bprotobuf\x18\x04 \x01(\fH\x00R\bprotobuf\x12-\n" +
+	"\x04json\x18\x05 \x01(\v2\x17.google.protobuf.StructH\x00R\x04json\x12\x14\n" +
+	"\x05stale\x18\x06 \x01(\bR\x05stale\x12\x17\n" +
+	"\x06at_seq\x18\a \x01(\x04H\x01R\x05atSeq\x125\n" +
+	"\aat_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampH\x01R\x06atTime\x12/\n" +
+	"\x06format\x18\t \x01(\x0e2\x17.granary.v1.StateFormatR\x06formatB\a\n" +
+	"\x05queryB\x04\n" +
+	"\x02at\"\xd1\x01\n" +
+	"\rQueryResponse\x12\x14\n" +
+	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\x12#\n" +
+	"\rlogic_version\x18\x04 \x01(\rR\flogicVersion\x12*\n" +
+	"\x05reply\x18\x05 \x01(\v2\x14.google.protobuf.AnyR\x05reply\x12+\n" +
+	"\x04json\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x04json\"\xa8\x01\n" +
+	"\x14ListRemindersRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\tR\x03key\"s\n" +
+	"\x15ListRemindersResponse\x122\n" +
+	"\treminders\x18\x01 \x03(\v2\x14.granary.v1.ReminderR\treminders\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd6\x01\n" +
+	"\bReminder\x12\x14\n" +
+	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12,\n" +
+	"\x03due\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12/\n" +
+	"\x05every\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05every\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\x121\n" +
+	"\apayload\x18\x06 \x01(\v2\x17.google.protobuf.StructR\apayload*]\n" +
 	"\vStateFormat\x12\x1c\n" +
 	"\x18STATE_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15STATE_FORMAT_PROTOBUF\x10\x01\x12\x15\n" +
@@ -1155,11 +2231,13 @@ const file_granary_v1_grain_proto_rawDesc = "" +
 	"\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RECORD_OUTCOME_FOLDED\x10\x01\x12\x1b\n" +
 	"\x17RECORD_OUTCOME_REJECTED\x10\x02\x12 \n" +
-	"\x1cRECORD_OUTCOME_DEAD_LETTERED\x10\x032\xc5\x01\n" +
+	"\x1cRECORD_OUTCOME_DEAD_LETTERED\x10\x032\xd9\x02\n" +
 	"\fGrainService\x126\n" +
 	"\x03Get\x12\x16.granary.v1.GetRequest\x1a\x17.granary.v1.GetResponse\x12B\n" +
 	"\aHistory\x12\x1a.granary.v1.HistoryRequest\x1a\x1b.granary.v1.HistoryResponse\x129\n" +
-	"\x04List\x12\x17.granary.v1.ListRequest\x1a\x18.granary.v1.ListResponseB;Z9github.com/granary-dev/granary/proto/granary/v1;granaryv1b\x06proto3"
+	"\x04List\x12\x17.granary.v1.ListRequest\x1a\x18.granary.v1.ListResponse\x12<\n" +
+	"\x05Query\x12\x18.granary.v1.QueryRequest\x1a\x19.granary.v1.QueryResponse\x12T\n" +
+	"\rListReminders\x12 .granary.v1.ListRemindersRequest\x1a!.granary.v1.ListRemindersResponseB;Z9github.com/granary-dev/granary/proto/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_grain_proto_rawDescOnce sync.Once
@@ -1174,7 +2252,7 @@ func file_granary_v1_grain_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_v1_grain_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_granary_v1_grain_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_granary_v1_grain_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_granary_v1_grain_proto_goTypes = []any{
 	(StateFormat)(0),              // 0: granary.v1.StateFormat
 	(RecordOutcome)(0),            // 1: granary.v1.RecordOutcome
@@ -1183,45 +2261,82 @@ var file_granary_v1_grain_proto_goTypes = []any{
 	(*HistoryRequest)(nil),        // 4: granary.v1.HistoryRequest
 	(*HistoryResponse)(nil),       // 5: granary.v1.HistoryResponse
 	(*HistoryRecord)(nil),         // 6: granary.v1.HistoryRecord
-	(*HistoryEffect)(nil),         // 7: granary.v1.HistoryEffect
-	(*SendEffect)(nil),            // 8: granary.v1.SendEffect
-	(*ListRequest)(nil),           // 9: granary.v1.ListRequest
-	(*ListResponse)(nil),          // 10: granary.v1.ListResponse
-	(*GrainSummary)(nil),          // 11: granary.v1.GrainSummary
-	nil,                           // 12: granary.v1.HistoryRecord.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 14: google.protobuf.Any
-	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
+	(*HistoryReply)(nil),          // 7: granary.v1.HistoryReply
+	(*HistoryEffect)(nil),         // 8: granary.v1.HistoryEffect
+	(*RemindEffect)(nil),          // 9: granary.v1.RemindEffect
+	(*CancelEffect)(nil),          // 10: granary.v1.CancelEffect
+	(*PublishEffect)(nil),         // 11: granary.v1.PublishEffect
+	(*DeferEffect)(nil),           // 12: granary.v1.DeferEffect
+	(*AnswerEffect)(nil),          // 13: granary.v1.AnswerEffect
+	(*SendEffect)(nil),            // 14: granary.v1.SendEffect
+	(*ListRequest)(nil),           // 15: granary.v1.ListRequest
+	(*ListResponse)(nil),          // 16: granary.v1.ListResponse
+	(*GrainSummary)(nil),          // 17: granary.v1.GrainSummary
+	(*QueryRequest)(nil),          // 18: granary.v1.QueryRequest
+	(*QueryResponse)(nil),         // 19: granary.v1.QueryResponse
+	(*ListRemindersRequest)(nil),  // 20: granary.v1.ListRemindersRequest
+	(*ListRemindersResponse)(nil), // 21: granary.v1.ListRemindersResponse
+	(*Reminder)(nil),              // 22: granary.v1.Reminder
+	nil,                           // 23: granary.v1.HistoryRecord.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 25: google.protobuf.Any
+	(*structpb.Struct)(nil),       // 26: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_granary_v1_grain_proto_depIdxs = []int32{
-	13, // 0: granary.v1.GetRequest.at_time:type_name -> google.protobuf.Timestamp
+	24, // 0: granary.v1.GetRequest.at_time:type_name -> google.protobuf.Timestamp
 	0,  // 1: granary.v1.GetRequest.format:type_name -> granary.v1.StateFormat
-	13, // 2: granary.v1.GetResponse.time:type_name -> google.protobuf.Timestamp
-	14, // 3: granary.v1.GetResponse.state:type_name -> google.protobuf.Any
-	15, // 4: granary.v1.GetResponse.json:type_name -> google.protobuf.Struct
+	24, // 2: granary.v1.GetResponse.time:type_name -> google.protobuf.Timestamp
+	25, // 3: granary.v1.GetResponse.state:type_name -> google.protobuf.Any
+	26, // 4: granary.v1.GetResponse.json:type_name -> google.protobuf.Struct
 	0,  // 5: granary.v1.HistoryRequest.format:type_name -> granary.v1.StateFormat
 	6,  // 6: granary.v1.HistoryResponse.records:type_name -> granary.v1.HistoryRecord
-	13, // 7: granary.v1.HistoryRecord.time:type_name -> google.protobuf.Timestamp
-	13, // 8: granary.v1.HistoryRecord.event_time:type_name -> google.protobuf.Timestamp
-	12, // 9: granary.v1.HistoryRecord.headers:type_name -> granary.v1.HistoryRecord.HeadersEntry
+	24, // 7: granary.v1.HistoryRecord.time:type_name -> google.protobuf.Timestamp
+	24, // 8: granary.v1.HistoryRecord.event_time:type_name -> google.protobuf.Timestamp
+	23, // 9: granary.v1.HistoryRecord.headers:type_name -> granary.v1.HistoryRecord.HeadersEntry
 	1,  // 10: granary.v1.HistoryRecord.outcome:type_name -> granary.v1.RecordOutcome
-	7,  // 11: granary.v1.HistoryRecord.effects:type_name -> granary.v1.HistoryEffect
-	15, // 12: granary.v1.HistoryRecord.payload:type_name -> google.protobuf.Struct
-	8,  // 13: granary.v1.HistoryEffect.send:type_name -> granary.v1.SendEffect
-	15, // 14: granary.v1.SendEffect.payload:type_name -> google.protobuf.Struct
-	11, // 15: granary.v1.ListResponse.grains:type_name -> granary.v1.GrainSummary
-	13, // 16: granary.v1.GrainSummary.time:type_name -> google.protobuf.Timestamp
-	2,  // 17: granary.v1.GrainService.Get:input_type -> granary.v1.GetRequest
-	4,  // 18: granary.v1.GrainService.History:input_type -> granary.v1.HistoryRequest
-	9,  // 19: granary.v1.GrainService.List:input_type -> granary.v1.ListRequest
-	3,  // 20: granary.v1.GrainService.Get:output_type -> granary.v1.GetResponse
-	5,  // 21: granary.v1.GrainService.History:output_type -> granary.v1.HistoryResponse
-	10, // 22: granary.v1.GrainService.List:output_type -> granary.v1.ListResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 11: granary.v1.HistoryRecord.effects:type_name -> granary.v1.HistoryEffect
+	26, // 12: granary.v1.HistoryRecord.payload:type_name -> google.protobuf.Struct
+	7,  // 13: granary.v1.HistoryRecord.reply:type_name -> granary.v1.HistoryReply
+	26, // 14: granary.v1.HistoryReply.payload:type_name -> google.protobuf.Struct
+	14, // 15: granary.v1.HistoryEffect.send:type_name -> granary.v1.SendEffect
+	9,  // 16: granary.v1.HistoryEffect.remind:type_name -> granary.v1.RemindEffect
+	10, // 17: granary.v1.HistoryEffect.cancel:type_name -> granary.v1.CancelEffect
+	11, // 18: granary.v1.HistoryEffect.publish:type_name -> granary.v1.PublishEffect
+	12, // 19: granary.v1.HistoryEffect.defer:type_name -> granary.v1.DeferEffect
+	13, // 20: granary.v1.HistoryEffect.answer:type_name -> granary.v1.AnswerEffect
+	24, // 21: granary.v1.RemindEffect.due:type_name -> google.protobuf.Timestamp
+	27, // 22: granary.v1.RemindEffect.every:type_name -> google.protobuf.Duration
+	26, // 23: granary.v1.RemindEffect.payload:type_name -> google.protobuf.Struct
+	26, // 24: granary.v1.PublishEffect.payload:type_name -> google.protobuf.Struct
+	26, // 25: granary.v1.AnswerEffect.payload:type_name -> google.protobuf.Struct
+	26, // 26: granary.v1.SendEffect.payload:type_name -> google.protobuf.Struct
+	17, // 27: granary.v1.ListResponse.grains:type_name -> granary.v1.GrainSummary
+	24, // 28: granary.v1.GrainSummary.time:type_name -> google.protobuf.Timestamp
+	26, // 29: granary.v1.QueryRequest.json:type_name -> google.protobuf.Struct
+	24, // 30: granary.v1.QueryRequest.at_time:type_name -> google.protobuf.Timestamp
+	0,  // 31: granary.v1.QueryRequest.format:type_name -> granary.v1.StateFormat
+	25, // 32: granary.v1.QueryResponse.reply:type_name -> google.protobuf.Any
+	26, // 33: granary.v1.QueryResponse.json:type_name -> google.protobuf.Struct
+	22, // 34: granary.v1.ListRemindersResponse.reminders:type_name -> granary.v1.Reminder
+	24, // 35: granary.v1.Reminder.due:type_name -> google.protobuf.Timestamp
+	27, // 36: granary.v1.Reminder.every:type_name -> google.protobuf.Duration
+	26, // 37: granary.v1.Reminder.payload:type_name -> google.protobuf.Struct
+	2,  // 38: granary.v1.GrainService.Get:input_type -> granary.v1.GetRequest
+	4,  // 39: granary.v1.GrainService.History:input_type -> granary.v1.HistoryRequest
+	15, // 40: granary.v1.GrainService.List:input_type -> granary.v1.ListRequest
+	18, // 41: granary.v1.GrainService.Query:input_type -> granary.v1.QueryRequest
+	20, // 42: granary.v1.GrainService.ListReminders:input_type -> granary.v1.ListRemindersRequest
+	3,  // 43: granary.v1.GrainService.Get:output_type -> granary.v1.GetResponse
+	5,  // 44: granary.v1.GrainService.History:output_type -> granary.v1.HistoryResponse
+	16, // 45: granary.v1.GrainService.List:output_type -> granary.v1.ListResponse
+	19, // 46: granary.v1.GrainService.Query:output_type -> granary.v1.QueryResponse
+	21, // 47: granary.v1.GrainService.ListReminders:output_type -> granary.v1.ListRemindersResponse
+	43, // [43:48] is the sub-list for method output_type
+	38, // [38:43] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_grain_proto_init() }
@@ -1233,8 +2348,19 @@ func file_granary_v1_grain_proto_init() {
 		(*GetRequest_AtSeq)(nil),
 		(*GetRequest_AtTime)(nil),
 	}
-	file_granary_v1_grain_proto_msgTypes[5].OneofWrappers = []any{
+	file_granary_v1_grain_proto_msgTypes[6].OneofWrappers = []any{
 		(*HistoryEffect_Send)(nil),
+		(*HistoryEffect_Remind)(nil),
+		(*HistoryEffect_Cancel)(nil),
+		(*HistoryEffect_Publish)(nil),
+		(*HistoryEffect_Defer)(nil),
+		(*HistoryEffect_Answer)(nil),
+	}
+	file_granary_v1_grain_proto_msgTypes[16].OneofWrappers = []any{
+		(*QueryRequest_Protobuf)(nil),
+		(*QueryRequest_Json)(nil),
+		(*QueryRequest_AtSeq)(nil),
+		(*QueryRequest_AtTime)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1242,7 +2368,7 @@ func file_granary_v1_grain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_grain_proto_rawDesc), len(file_granary_v1_grain_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	GrainService_Get_FullMethodName     = "/granary.v1.GrainService/Get"
-	GrainService_History_FullMethodName = "/granary.v1.GrainService/History"
-	GrainService_List_FullMethodName    = "/granary.v1.GrainService/List"
+	GrainService_Get_FullMethodName           = "/granary.v1.GrainService/Get"
+	GrainService_History_FullMethodName       = "/granary.v1.GrainService/History"
+	GrainService_List_FullMethodName          = "/granary.v1.GrainService/List"
+	GrainService_Query_FullMethodName         = "/granary.v1.GrainService/Query"
+	GrainService_ListReminders_FullMethodName = "/granary.v1.GrainService/ListReminders"
 )
 
 // GrainServiceClient is the client API for GrainService service.
@@ -37,6 +39,11 @@ type GrainServiceClient interface {
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
 	// List returns the grains of a kind in the order of their keys, a page at a time. It reads keys and loads no grain.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
+	// Query asks one grain a question that its kind has a handler for. It changes nothing and journals nothing.
+	Query(ctx context.Context, in *QueryRequest, opts ...grpc.CallOption) (*QueryResponse, error)
+	// ListReminders returns the pending reminders of one grain or of a kind, a page at a time, in the order of the grains
+	// and, for each, of the reminders' ids. It reads keys and loads no grain.
+	ListReminders(ctx context.Context, in *ListRemindersRequest, opts ...grpc.CallOption) (*ListRemindersResponse, error)
 }
 
 type grainServiceClient struct {
@@ -77,6 +84,26 @@ func (c *grainServiceClient) List(ctx context.Context, in *ListRequest, opts ...
 	return out, nil
 }
 
+func (c *grainServiceClient) Query(ctx context.Context, in *QueryRequest, opts ...grpc.CallOption) (*QueryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(QueryResponse)
+	err := c.cc.Invoke(ctx, GrainService_Query_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *grainServiceClient) ListReminders(ctx context.Context, in *ListRemindersRequest, opts ...grpc.CallOption) (*ListRemindersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRemindersResponse)
+	err := c.cc.Invoke(ctx, GrainService_ListReminders_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GrainServiceServer is the server API for GrainService service.
 // All implementations must embed UnimplementedGrainServiceServer
 // for forward compatibility.
@@ -90,6 +117,11 @@ type GrainServiceServer interface {
 	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	// List returns the grains of a kind in the order of their keys, a page at a time. It reads keys and loads no grain.
 	List(context.Context, *ListRequest) (*ListResponse, error)
+	// Query asks one grain a question that its kind has a handler for. It changes nothing and journals nothing.
+	Query(context.Context, *QueryRequest) (*QueryResponse, error)
+	// ListReminders returns the pending reminders of one grain or of a kind, a page at a time, in the order of the grains
+	// and, for each, of the reminders' ids. It reads keys and loads no grain.
+	ListReminders(context.Context, *ListRemindersRequest) (*ListRemindersResponse, error)
 	mustEmbedUnimplementedGrainServiceServer()
 }
 
@@ -108,6 +140,12 @@ func (UnimplementedGrainServiceServer) History(context.Context, *HistoryRequest)
 }
 func (UnimplementedGrainServiceServer) List(context.Context, *ListRequest) (*ListResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedGrainServiceServer) Query(context.Context, *QueryRequest) (*QueryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Query not implemented")
+}
+func (UnimplementedGrainServiceServer) ListReminders(context.Context, *ListRemindersRequest) (*ListRemindersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReminders not implemented")
 }
 func (UnimplementedGrainServiceServer) mustEmbedUnimplementedGrainServiceServer() {}
 func (UnimplementedGrainServiceServer) testEmbeddedByValue()                      {}
@@ -184,6 +222,42 @@ func _GrainService_List_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GrainService_Query_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(QueryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GrainServiceServer).Query(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GrainService_Query_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GrainServiceServer).Query(ctx, req.(*QueryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _GrainService_ListReminders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRemindersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GrainServiceServer).ListReminders(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GrainService_ListReminders_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GrainServiceServer).ListReminders(ctx, req.(*ListRemindersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // GrainService_ServiceDesc is the grpc.ServiceDesc for GrainService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +276,14 @@ var GrainService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "List",
 			Handler:    _GrainService_List_Handler,
+		},
+		{
+			MethodName: "Query",
+			Handler:    _GrainService_Query_Handler,
+		},
+		{
+			MethodName: "ListReminders",
+			Handler:    _GrainService_ListReminders_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -225,8 +225,12 @@ type Kind struct {
 	// earlier_versions are the versions before whose logic the binary keeps, for grains with records of them and for states
 	// of the past. In rising order.
 	EarlierVersions []uint32 `protobuf:"varint,7,rep,packed,name=earlier_versions,json=earlierVersions,proto3" json:"earlier_versions,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// queries it answers, in the order of their names.
+	Queries []*QueryType `protobuf:"bytes,8,rep,name=queries,proto3" json:"queries,omitempty"`
+	// streams that it publishes to, in order.
+	Streams       []string `protobuf:"bytes,9,rep,name=streams,proto3" json:"streams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Kind) Reset() {
@@ -308,6 +312,93 @@ func (x *Kind) GetEarlierVersions() []uint32 {
 	return nil
 }
 
+func (x *Kind) GetQueries() []*QueryType {
+	if x != nil {
+		return x.Queries
+	}
+	return nil
+}
+
+func (x *Kind) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+// QueryType is one type of question that a kind answers.
+type QueryType struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name is the full name of the question's message.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// fields of the question.
+	Fields []*Field `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	// example of the question in JSON, with every field set.
+	Example string `protobuf:"bytes,3,opt,name=example,proto3" json:"example,omitempty"`
+	// reply is the full name of the answer's message.
+	Reply         string `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryType) Reset() {
+	*x = QueryType{}
+	mi := &file_granary_v1_kind_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryType) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryType) ProtoMessage() {}
+
+func (x *QueryType) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_kind_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryType.ProtoReflect.Descriptor instead.
+func (*QueryType) Descriptor() ([]byte, []int) {
+	return file_granary_v1_kind_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *QueryType) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *QueryType) GetFields() []*Field {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *QueryType) GetExample() string {
+	if x != nil {
+		return x.Example
+	}
+	return ""
+}
+
+func (x *QueryType) GetReply() string {
+	if x != nil {
+		return x.Reply
+	}
+	return ""
+}
+
 // EventType is one type of event that a kind handles.
 type EventType struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -323,7 +414,7 @@ type EventType struct {
 
 func (x *EventType) Reset() {
 	*x = EventType{}
-	mi := &file_granary_v1_kind_proto_msgTypes[5]
+	mi := &file_granary_v1_kind_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +426,7 @@ func (x *EventType) String() string {
 func (*EventType) ProtoMessage() {}
 
 func (x *EventType) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_kind_proto_msgTypes[5]
+	mi := &file_granary_v1_kind_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +439,7 @@ func (x *EventType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventType.ProtoReflect.Descriptor instead.
 func (*EventType) Descriptor() ([]byte, []int) {
-	return file_granary_v1_kind_proto_rawDescGZIP(), []int{5}
+	return file_granary_v1_kind_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EventType) GetName() string {
@@ -385,7 +476,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_granary_v1_kind_proto_msgTypes[6]
+	mi := &file_granary_v1_kind_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +488,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_kind_proto_msgTypes[6]
+	mi := &file_granary_v1_kind_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +501,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_granary_v1_kind_proto_rawDescGZIP(), []int{6}
+	return file_granary_v1_kind_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Field) GetName() string {
@@ -440,7 +531,7 @@ const file_granary_v1_kind_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"h\n" +
 	"\x10DescribeResponse\x12$\n" +
 	"\x04kind\x18\x01 \x01(\v2\x10.granary.v1.KindR\x04kind\x12.\n" +
-	"\x13file_descriptor_set\x18\x02 \x01(\fR\x11fileDescriptorSet\"\xfe\x01\n" +
+	"\x13file_descriptor_set\x18\x02 \x01(\fR\x11fileDescriptorSet\"\xc9\x02\n" +
 	"\x04Kind\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12 \n" +
@@ -448,7 +539,14 @@ const file_granary_v1_kind_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12-\n" +
 	"\x06events\x18\x05 \x03(\v2\x15.granary.v1.EventTypeR\x06events\x126\n" +
 	"\tid_window\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bidWindow\x12)\n" +
-	"\x10earlier_versions\x18\a \x03(\rR\x0fearlierVersions\"d\n" +
+	"\x10earlier_versions\x18\a \x03(\rR\x0fearlierVersions\x12/\n" +
+	"\aqueries\x18\b \x03(\v2\x15.granary.v1.QueryTypeR\aqueries\x12\x18\n" +
+	"\astreams\x18\t \x03(\tR\astreams\"z\n" +
+	"\tQueryType\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x06fields\x18\x02 \x03(\v2\x11.granary.v1.FieldR\x06fields\x12\x18\n" +
+	"\aexample\x18\x03 \x01(\tR\aexample\x12\x14\n" +
+	"\x05reply\x18\x04 \x01(\tR\x05reply\"d\n" +
 	"\tEventType\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x06fields\x18\x02 \x03(\v2\x11.granary.v1.FieldR\x06fields\x12\x18\n" +
@@ -472,32 +570,35 @@ func file_granary_v1_kind_proto_rawDescGZIP() []byte {
 	return file_granary_v1_kind_proto_rawDescData
 }
 
-var file_granary_v1_kind_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_granary_v1_kind_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_granary_v1_kind_proto_goTypes = []any{
 	(*KindServiceListRequest)(nil),  // 0: granary.v1.KindServiceListRequest
 	(*KindServiceListResponse)(nil), // 1: granary.v1.KindServiceListResponse
 	(*DescribeRequest)(nil),         // 2: granary.v1.DescribeRequest
 	(*DescribeResponse)(nil),        // 3: granary.v1.DescribeResponse
 	(*Kind)(nil),                    // 4: granary.v1.Kind
-	(*EventType)(nil),               // 5: granary.v1.EventType
-	(*Field)(nil),                   // 6: granary.v1.Field
-	(*durationpb.Duration)(nil),     // 7: google.protobuf.Duration
+	(*QueryType)(nil),               // 5: granary.v1.QueryType
+	(*EventType)(nil),               // 6: granary.v1.EventType
+	(*Field)(nil),                   // 7: granary.v1.Field
+	(*durationpb.Duration)(nil),     // 8: google.protobuf.Duration
 }
 var file_granary_v1_kind_proto_depIdxs = []int32{
 	4, // 0: granary.v1.KindServiceListResponse.kinds:type_name -> granary.v1.Kind
 	4, // 1: granary.v1.DescribeResponse.kind:type_name -> granary.v1.Kind
-	5, // 2: granary.v1.Kind.events:type_name -> granary.v1.EventType
-	7, // 3: granary.v1.Kind.id_window:type_name -> google.protobuf.Duration
-	6, // 4: granary.v1.EventType.fields:type_name -> granary.v1.Field
-	0, // 5: granary.v1.KindService.List:input_type -> granary.v1.KindServiceListRequest
-	2, // 6: granary.v1.KindService.Describe:input_type -> granary.v1.DescribeRequest
-	1, // 7: granary.v1.KindService.List:output_type -> granary.v1.KindServiceListResponse
-	3, // 8: granary.v1.KindService.Describe:output_type -> granary.v1.DescribeResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 2: granary.v1.Kind.events:type_name -> granary.v1.EventType
+	8, // 3: granary.v1.Kind.id_window:type_name -> google.protobuf.Duration
+	5, // 4: granary.v1.Kind.queries:type_name -> granary.v1.QueryType
+	7, // 5: granary.v1.QueryType.fields:type_name -> granary.v1.Field
+	7, // 6: granary.v1.EventType.fields:type_name -> granary.v1.Field
+	0, // 7: granary.v1.KindService.List:input_type -> granary.v1.KindServiceListRequest
+	2, // 8: granary.v1.KindService.Describe:input_type -> granary.v1.DescribeRequest
+	1, // 9: granary.v1.KindService.List:output_type -> granary.v1.KindServiceListResponse
+	3, // 10: granary.v1.KindService.Describe:output_type -> granary.v1.DescribeResponse
+	9, // [9:11] is the sub-list for method output_type
+	7, // [7:9] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_kind_proto_init() }
@@ -511,7 +612,7 @@ func file_granary_v1_kind_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_kind_proto_rawDesc), len(file_granary_v1_kind_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

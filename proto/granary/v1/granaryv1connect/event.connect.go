@@ -38,6 +38,8 @@ const (
 	// EventServicePublishStreamProcedure is the fully-qualified name of the EventService's
 	// PublishStream RPC.
 	EventServicePublishStreamProcedure = "/granary.v1.EventService/PublishStream"
+	// EventServiceAskProcedure is the fully-qualified name of the EventService's Ask RPC.
+	EventServiceAskProcedure = "/granary.v1.EventService/Ask"
 )
 
 // EventServiceClient is a client for the granary.v1.EventService service.
@@ -49,6 +51,10 @@ type EventServiceClient interface {
 	// have an outcome. At most 256 batches may be unanswered; the server stops reading beyond that.
 	// With a producer session the stream is deduplicated by sequence and keeps its order across reconnects.
 	PublishStream(context.Context) *connect.BidiStreamForClient[v1.PublishStreamRequest, v1.PublishStreamResponse]
+	// Ask hands in one event and answers with the reply of its turn, or with that of a later turn if the turn deferred its
+	// reply. Safe to retry when the event has an id: asking again returns the reply that was journaled, and waits if there is
+	// none yet. DEADLINE_EXCEEDED says that the event is journaled and its reply did not come in time.
+	Ask(context.Context, *connect.Request[v1.AskRequest]) (*connect.Response[v1.AskResponse], error)
 }
 
 // NewEventServiceClient constructs a client for the granary.v1.EventService service. By default, it
@@ -74,6 +80,12 @@ func NewEventServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(eventServiceMethods.ByName("PublishStream")),
 			connect.WithClientOptions(opts...),
 		),
+		ask: connect.NewClient[v1.AskRequest, v1.AskResponse](
+			httpClient,
+			baseURL+EventServiceAskProcedure,
+			connect.WithSchema(eventServiceMethods.ByName("Ask")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -81,6 +93,7 @@ func NewEventServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type eventServiceClient struct {
 	publish       *connect.Client[v1.PublishRequest, v1.PublishResponse]
 	publishStream *connect.Client[v1.PublishStreamRequest, v1.PublishStreamResponse]
+	ask           *connect.Client[v1.AskRequest, v1.AskResponse]
 }
 
 // Publish calls granary.v1.EventService.Publish.
@@ -93,6 +106,11 @@ func (c *eventServiceClient) PublishStream(ctx context.Context) *connect.BidiStr
 	return c.publishStream.CallBidiStream(ctx)
 }
 
+// Ask calls granary.v1.EventService.Ask.
+func (c *eventServiceClient) Ask(ctx context.Context, req *connect.Request[v1.AskRequest]) (*connect.Response[v1.AskResponse], error) {
+	return c.ask.CallUnary(ctx, req)
+}
+
 // EventServiceHandler is an implementation of the granary.v1.EventService service.
 type EventServiceHandler interface {
 	// Publish hands in 1 to 1,000 events and answers when each of them has an outcome. Events of one call to one grain
@@ -102,6 +120,10 @@ type EventServiceHandler interface {
 	// have an outcome. At most 256 batches may be unanswered; the server stops reading beyond that.
 	// With a producer session the stream is deduplicated by sequence and keeps its order across reconnects.
 	PublishStream(context.Context, *connect.BidiStream[v1.PublishStreamRequest, v1.PublishStreamResponse]) error
+	// Ask hands in one event and answers with the reply of its turn, or with that of a later turn if the turn deferred its
+	// reply. Safe to retry when the event has an id: asking again returns the reply that was journaled, and waits if there is
+	// none yet. DEADLINE_EXCEEDED says that the event is journaled and its reply did not come in time.
+	Ask(context.Context, *connect.Request[v1.AskRequest]) (*connect.Response[v1.AskResponse], error)
 }
 
 // NewEventServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -123,12 +145,20 @@ func NewEventServiceHandler(svc EventServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(eventServiceMethods.ByName("PublishStream")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventServiceAskHandler := connect.NewUnaryHandler(
+		EventServiceAskProcedure,
+		svc.Ask,
+		connect.WithSchema(eventServiceMethods.ByName("Ask")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/granary.v1.EventService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case EventServicePublishProcedure:
 			eventServicePublishHandler.ServeHTTP(w, r)
 		case EventServicePublishStreamProcedure:
 			eventServicePublishStreamHandler.ServeHTTP(w, r)
+		case EventServiceAskProcedure:
+			eventServiceAskHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -144,4 +174,8 @@ func (UnimplementedEventServiceHandler) Publish(context.Context, *connect.Reques
 
 func (UnimplementedEventServiceHandler) PublishStream(context.Context, *connect.BidiStream[v1.PublishStreamRequest, v1.PublishStreamResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("granary.v1.EventService.PublishStream is not implemented"))
+}
+
+func (UnimplementedEventServiceHandler) Ask(context.Context, *connect.Request[v1.AskRequest]) (*connect.Response[v1.AskResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("granary.v1.EventService.Ask is not implemented"))
 }

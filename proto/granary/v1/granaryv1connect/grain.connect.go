@@ -39,6 +39,11 @@ const (
 	GrainServiceHistoryProcedure = "/granary.v1.GrainService/History"
 	// GrainServiceListProcedure is the fully-qualified name of the GrainService's List RPC.
 	GrainServiceListProcedure = "/granary.v1.GrainService/List"
+	// GrainServiceQueryProcedure is the fully-qualified name of the GrainService's Query RPC.
+	GrainServiceQueryProcedure = "/granary.v1.GrainService/Query"
+	// GrainServiceListRemindersProcedure is the fully-qualified name of the GrainService's
+	// ListReminders RPC.
+	GrainServiceListRemindersProcedure = "/granary.v1.GrainService/ListReminders"
 )
 
 // GrainServiceClient is a client for the granary.v1.GrainService service.
@@ -50,6 +55,11 @@ type GrainServiceClient interface {
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
 	// List returns the grains of a kind in the order of their keys, a page at a time. It reads keys and loads no grain.
 	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error)
+	// Query asks one grain a question that its kind has a handler for. It changes nothing and journals nothing.
+	Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error)
+	// ListReminders returns the pending reminders of one grain or of a kind, a page at a time, in the order of the grains
+	// and, for each, of the reminders' ids. It reads keys and loads no grain.
+	ListReminders(context.Context, *connect.Request[v1.ListRemindersRequest]) (*connect.Response[v1.ListRemindersResponse], error)
 }
 
 // NewGrainServiceClient constructs a client for the granary.v1.GrainService service. By default, it
@@ -81,14 +91,28 @@ func NewGrainServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(grainServiceMethods.ByName("List")),
 			connect.WithClientOptions(opts...),
 		),
+		query: connect.NewClient[v1.QueryRequest, v1.QueryResponse](
+			httpClient,
+			baseURL+GrainServiceQueryProcedure,
+			connect.WithSchema(grainServiceMethods.ByName("Query")),
+			connect.WithClientOptions(opts...),
+		),
+		listReminders: connect.NewClient[v1.ListRemindersRequest, v1.ListRemindersResponse](
+			httpClient,
+			baseURL+GrainServiceListRemindersProcedure,
+			connect.WithSchema(grainServiceMethods.ByName("ListReminders")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // grainServiceClient implements GrainServiceClient.
 type grainServiceClient struct {
-	get     *connect.Client[v1.GetRequest, v1.GetResponse]
-	history *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
-	list    *connect.Client[v1.ListRequest, v1.ListResponse]
+	get           *connect.Client[v1.GetRequest, v1.GetResponse]
+	history       *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	list          *connect.Client[v1.ListRequest, v1.ListResponse]
+	query         *connect.Client[v1.QueryRequest, v1.QueryResponse]
+	listReminders *connect.Client[v1.ListRemindersRequest, v1.ListRemindersResponse]
 }
 
 // Get calls granary.v1.GrainService.Get.
@@ -106,6 +130,16 @@ func (c *grainServiceClient) List(ctx context.Context, req *connect.Request[v1.L
 	return c.list.CallUnary(ctx, req)
 }
 
+// Query calls granary.v1.GrainService.Query.
+func (c *grainServiceClient) Query(ctx context.Context, req *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error) {
+	return c.query.CallUnary(ctx, req)
+}
+
+// ListReminders calls granary.v1.GrainService.ListReminders.
+func (c *grainServiceClient) ListReminders(ctx context.Context, req *connect.Request[v1.ListRemindersRequest]) (*connect.Response[v1.ListRemindersResponse], error) {
+	return c.listReminders.CallUnary(ctx, req)
+}
+
 // GrainServiceHandler is an implementation of the granary.v1.GrainService service.
 type GrainServiceHandler interface {
 	// Get returns the state of one grain, now or at any moment of its past. A grain without records has the empty state
@@ -115,6 +149,11 @@ type GrainServiceHandler interface {
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
 	// List returns the grains of a kind in the order of their keys, a page at a time. It reads keys and loads no grain.
 	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error)
+	// Query asks one grain a question that its kind has a handler for. It changes nothing and journals nothing.
+	Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error)
+	// ListReminders returns the pending reminders of one grain or of a kind, a page at a time, in the order of the grains
+	// and, for each, of the reminders' ids. It reads keys and loads no grain.
+	ListReminders(context.Context, *connect.Request[v1.ListRemindersRequest]) (*connect.Response[v1.ListRemindersResponse], error)
 }
 
 // NewGrainServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -142,6 +181,18 @@ func NewGrainServiceHandler(svc GrainServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(grainServiceMethods.ByName("List")),
 		connect.WithHandlerOptions(opts...),
 	)
+	grainServiceQueryHandler := connect.NewUnaryHandler(
+		GrainServiceQueryProcedure,
+		svc.Query,
+		connect.WithSchema(grainServiceMethods.ByName("Query")),
+		connect.WithHandlerOptions(opts...),
+	)
+	grainServiceListRemindersHandler := connect.NewUnaryHandler(
+		GrainServiceListRemindersProcedure,
+		svc.ListReminders,
+		connect.WithSchema(grainServiceMethods.ByName("ListReminders")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/granary.v1.GrainService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GrainServiceGetProcedure:
@@ -150,6 +201,10 @@ func NewGrainServiceHandler(svc GrainServiceHandler, opts ...connect.HandlerOpti
 			grainServiceHistoryHandler.ServeHTTP(w, r)
 		case GrainServiceListProcedure:
 			grainServiceListHandler.ServeHTTP(w, r)
+		case GrainServiceQueryProcedure:
+			grainServiceQueryHandler.ServeHTTP(w, r)
+		case GrainServiceListRemindersProcedure:
+			grainServiceListRemindersHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -169,4 +224,12 @@ func (UnimplementedGrainServiceHandler) History(context.Context, *connect.Reques
 
 func (UnimplementedGrainServiceHandler) List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("granary.v1.GrainService.List is not implemented"))
+}
+
+func (UnimplementedGrainServiceHandler) Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("granary.v1.GrainService.Query is not implemented"))
+}
+
+func (UnimplementedGrainServiceHandler) ListReminders(context.Context, *connect.Request[v1.ListRemindersRequest]) (*connect.Response[v1.ListRemindersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("granary.v1.GrainService.ListReminders is not implemented"))
 }
