@@ -174,8 +174,9 @@ func (s *Shard) event(now int64, p *producer, b *Batch, i int, fx *Effects) erro
 	if err != nil {
 		return err
 	}
-	s.rec = entry.Record{Event: e.Type.Name, EventTime: e.Time, Source: e.Source, Trace: e.Trace, Headers: e.Headers, Payload: e.Payload}
 	rec := &s.rec
+	*rec = entry.Record{} // cleared in place: a record is half a kilobyte, and copying one costs as much as encoding it
+	rec.Event, rec.EventTime, rec.Source, rec.Trace, rec.Headers, rec.Payload = e.Type.Name, e.Time, e.Source, e.Trace, e.Headers, e.Payload
 	s.keyBuf = append(s.keyBuf[:0], e.ID...)
 	rec.ID = s.keyBuf
 	rec.Time = s.advance(now, 0)

@@ -32,7 +32,7 @@ const (
 	checkpointBytes   = 1 << 20
 	// stateEvery is after how many records the state of a grain in memory is stored again at a checkpoint: what it would
 	// cost to read them back after a crash.
-	stateEvery = 16
+	stateEvery = 32
 	// worthState is after how many records the state of a grain that leaves memory is stored: reading fewer back is cheaper
 	// than writing it.
 	worthState = 8

@@ -43,9 +43,10 @@ type shard struct {
 	wake     chan struct{}
 
 	outbox sync.Mutex
-	record []byte // what is folded and not committed yet
+	batch  *pebble.Batch // what is folded and not committed yet: nil if there is nothing
 	acks   []*request
-	number uint64 // of the record
+	record []byte
+	number uint64 // of the last record
 }
 
 // part is what one request has for one shard.
@@ -89,24 +90,11 @@ func (p *pipeline) close() error {
 
 // put hands the events of a request to their shards.
 func (p *pipeline) put(events []*baselinev1.Measurement, of *request) {
-	if len(events) == 1 {
-		hash := xxhash.Sum64String(events[0].Entity)
-		of.left.Store(1)
-		p.hand(int(hash%shards), part{events, []uint64{hash}, of})
-		return
-	}
 	hashes := make([]uint64, len(events))
 	var first, count [shards]int
-	together := true
 	for i, e := range events {
 		hashes[i] = xxhash.Sum64String(e.Entity)
 		count[hashes[i]%shards]++
-		together = together && hashes[i]%shards == hashes[0]%shards
-	}
-	if together {
-		of.left.Store(1)
-		p.hand(int(hashes[0]%shards), part{events, hashes, of})
-		return
 	}
 	// Sort by shard, keeping the order within each.
 	parts, at := 0, 0
@@ -144,7 +132,7 @@ func (p *pipeline) hand(to int, part part) {
 	}
 }
 
-// fold takes what came for a shard and adds it to the shard's record, over and over. It does not wait for the disk.
+// fold takes what came for a shard and writes it as one record, over and over. It does not wait for the disk.
 func (p *pipeline) fold(s *shard) {
 	var spare []part
 	for {
@@ -163,10 +151,20 @@ func (p *pipeline) fold(s *shard) {
 		s.parts = spare[:0]
 		s.inbox.Unlock()
 		s.outbox.Lock()
+		if s.batch == nil {
+			s.batch = p.db.NewBatch()
+		}
+		s.record = s.record[:0]
 		for _, part := range parts {
 			s.add(part)
 			p.events.Add(uint64(len(part.events)))
 		}
+		s.number++
+		var key [10]byte
+		binary.BigEndian.PutUint16(key[:], uint16(s.id))
+		binary.BigEndian.PutUint64(key[2:], s.number)
+		// A batch in memory takes everything; the options are not used.
+		_ = s.batch.Set(key[:], s.record, nil)
 		s.outbox.Unlock()
 		clear(parts)
 		spare = parts
@@ -234,22 +232,19 @@ func (p *pipeline) commit() {
 	}
 }
 
-// collect moves the shard's record into a batch.
+// collect moves what the shard has folded into a batch.
 func (s *shard) collect(batch *pebble.Batch, acks []*request) []*request {
 	s.outbox.Lock()
 	defer s.outbox.Unlock()
-	if len(s.acks) == 0 {
+	if s.batch == nil {
 		return acks
 	}
-	s.number++
-	var key [10]byte
-	binary.BigEndian.PutUint16(key[:], uint16(s.id))
-	binary.BigEndian.PutUint64(key[2:], s.number)
-	// A batch in memory takes everything; the options are not used.
-	_ = batch.Set(key[:], s.record, nil)
+	_ = batch.Apply(s.batch, nil) // as above
+	s.batch.Close()
+	s.batch = nil
 	acks = append(acks, s.acks...)
 	clear(s.acks)
-	s.record, s.acks = s.record[:0], s.acks[:0]
+	s.acks = s.acks[:0]
 	return acks
 }
 

@@ -62,7 +62,7 @@ type testEntry struct {
 	frameFormat       byte
 	extra             []byte // behind the last record
 	oddExtension      bool
-	recordType11      bool
+	recordTypeToCome  bool
 	unknownRecordBits bool
 }
 
@@ -494,8 +494,8 @@ func (e *testEntry) data() []byte {
 		records = append(records, n.record(r, e.base))
 	}
 	switch {
-	case e.recordType11:
-		records[0][0] = 11
+	case e.recordTypeToCome:
+		records[0][0] = 13
 	case e.oddExtension:
 		records[0] = append(uvs([]byte{1}, 1<<27, 1, 7), str(nil, "x")...)
 	case e.unknownRecordBits:
