@@ -94,6 +94,10 @@ bench: ## run the benchmarks of PKG (all), COUNT (5) times each
 speed: build ## events a second of one node against the bare pipeline, alternating, COUNT (5) rounds
 	scripts/speed.sh $(COUNT)
 
+.PHONY: first-ack
+first-ack: build ## how soon a node answers: when it is new, and behind kill -9 with a million events
+	scripts/first-ack.sh
+
 .PHONY: profile
 profile: ## profile a node under load for the compiler (cmd/granary/default.pgo)
 	scripts/profile.sh
