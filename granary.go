@@ -17,6 +17,7 @@ import (
 
 	"github.com/granary-dev/granary/cluster/node"
 	"github.com/granary-dev/granary/cmd/granary/commands"
+	"github.com/granary-dev/granary/gateway"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence/verify"
 )
@@ -55,12 +56,30 @@ func Main(kinds ...*grains.Definition) {
 		Catalog:    catalog,
 		StartNode:  startNode,
 		Verify:     verify.Run,
+		Limits:     limits(),
+		CheckLimits: func(values map[string]string) error {
+			_, err := gateway.ParseLimits(values)
+			return err
+		},
 	}))
+}
+
+// limits are what `granary dev --help` says of the gateway's limits.
+func limits() (all []commands.Limit) {
+	for _, l := range gateway.LimitList() {
+		all = append(all, commands.Limit{Name: l.Name, Default: l.Default, Doc: l.Doc})
+	}
+	return all
 }
 
 // startNode starts a node with its gateway in this process.
 func startNode(ctx context.Context, o commands.NodeOptions) (commands.Node, error) {
+	l, err := gateway.ParseLimits(o.Limits)
+	if err != nil {
+		return nil, err
+	}
 	return node.Serve(ctx, node.ProcessOptions{
+		Limits:   l,
 		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, Logger: o.Logger},
 		Listen:   o.Listen,
 		Metrics:  o.Metrics,

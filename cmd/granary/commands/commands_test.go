@@ -117,6 +117,13 @@ func (s *session) granary(line, stdin string) string {
 		Getenv: func(string) string { return "" },
 		Exit:   func(int) { s.t.Error("the process was ended") },
 		Verify: fakeVerify,
+		Limits: []Limit{{"connections", "10000", "connections open at once"}, {"idle-timeout", "5m", "that a connection may be idle"}},
+		CheckLimits: func(values map[string]string) error {
+			for name := range values {
+				return fmt.Errorf("there is no limit %q", name)
+			}
+			return nil
+		},
 	})
 	var text strings.Builder
 	text.WriteString(out.String())
