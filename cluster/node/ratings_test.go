@@ -36,6 +36,10 @@ func TestRatings(t *testing.T) {
 	defer conn.Close()
 	split := ratings.HoldOut(ratings.Generate(ratings.Parameters{Users: 100, Products: 1_000, Ratings: 5_000}))
 	for _, round := range []string{"first", "again"} {
+		user, records, err := ratings.Touched(t.Context(), conn, split.Users())
+		if err != nil || (records > 0) != (round == "again") {
+			t.Errorf("%s: user %d has %d records: %v", round, user, records, err)
+		}
 		report, err := driver.Run(t.Context(), driver.Ratings(ratings.NewFeed(split.Rest)), driver.Options{
 			Conns: []grpc.ClientConnInterface{conn}, Batch: 20, Window: 2,
 		}, nil)

@@ -42,6 +42,18 @@ func Foretold(ctx context.Context, conn grpc.ClientConnInterface, users []uint32
 	return next, err
 }
 
+// Touched returns the first of the users whose grain has records already, and how many; 0 if there is none. What is learnt
+// from ratings that others sent would be judged as if it were from the split.
+func Touched(ctx context.Context, conn grpc.ClientConnInterface, users []uint32) (user uint32, records uint64, err error) {
+	seqs, _, err := look(ctx, conn, users)
+	for _, number := range users {
+		if seqs[number] > 0 {
+			return number, seqs[number], nil
+		}
+	}
+	return 0, 0, err
+}
+
 // look reads each user once.
 func look(ctx context.Context, conn grpc.ClientConnInterface, users []uint32) (seqs map[uint32]uint64, next map[uint32][]string, err error) {
 	grains := granaryv1.NewGrainServiceClient(conn)

@@ -46,6 +46,8 @@ type proof[T any] struct {
 	what, kinds string // the command, and the kinds that it needs
 	workload    driver.Workload[T]
 	check       func(context.Context, grpc.ClientConnInterface, *ledger.Sent, ledger.Options) (*ledger.Report, error)
+	// ready says what speaks against sending anything at all. May be nil.
+	ready func(context.Context, grpc.ClientConnInterface) error
 	// judge says how well what was learnt foretells. May be nil.
 	judge func(context.Context, grpc.ClientConnInterface) (*ratings.Quality, error)
 }
@@ -60,6 +62,11 @@ func prove[T any](ctx context.Context, a *app, t *target, s loadShape, p proof[T
 	s.driver.Rate, s.driver.Forget = float64(s.rate), s.ledger == ledgerOff
 	for _, c := range conns {
 		s.driver.Conns = append(s.driver.Conns, c)
+	}
+	if p.ready != nil {
+		if err := p.ready(ctx, conns[0]); err != nil {
+			return conns[0].callFailure(p.what, err)
+		}
 	}
 	var report loadReport
 	report.Load, err = runLoad(ctx, a, s, p.workload)

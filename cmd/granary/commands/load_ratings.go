@@ -34,7 +34,7 @@ must equal a recount. If not, the exit code is 1.
 
 With --hold-out the last rating of four stars or more of each user is not sent. At the end it is counted how often it
 stands among the ten products that the user's grain says come next; and how often among the ten that most users liked
-and the user does not know.
+and the user does not know. The users must be new to the node: nothing is sent if one has records already.
 
 SIGINT ends the load early, and the ledger is still drawn up; a second one ends at once.
 
@@ -73,6 +73,14 @@ func (a *app) loadRatings(ctx context.Context, t *target, l loadRatings) error {
 	if l.holdOut {
 		split := ratings.HoldOut(all)
 		all = split.Rest
+		p.ready = func(ctx context.Context, conn grpc.ClientConnInterface) error {
+			user, records, err := ratings.Touched(ctx, conn, split.Users())
+			if records > 0 {
+				return failed("granary dev --data-dir NEW-FOLDER", "load run ratings: user/%d has %s already: --hold-out judges what is learnt from its own ratings alone",
+					user, several(records, "record"))
+			}
+			return err
+		}
 		p.judge = func(ctx context.Context, conn grpc.ClientConnInterface) (*ratings.Quality, error) {
 			next, err := ratings.Foretold(ctx, conn, split.Users())
 			if err != nil {
