@@ -31,6 +31,10 @@ test: ## run all tests, those of the example included, without cgo and the race 
 	go test $(PKG)
 	cd examples/ownkind && go test ./...
 
+.PHONY: walkthrough
+walkthrough: ## do in an empty folder what docs/kinds.md says (takes modules from where go gets them)
+	GRANARY_WALKTHROUGH=1 go test -count=1 -run TestWalkThrough .
+
 .PHONY: race
 race: ## run all tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race $(PKG)

@@ -197,6 +197,15 @@ func (f *folder) fail(err error) error {
 	return failf(outcomeOf(err), "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
 }
 
+// lacks is the failure for want of a version of the kind's logic.
+func (f *folder) lacks(what string, version uint32) error {
+	return &failure{
+		outcome: LogicMissing,
+		err:     fmt.Errorf("%s version %d of the kind's logic, this binary has %d", what, version, f.kind.Version),
+		lack:    &Lack{Kind: f.kind.Name, Version: version, Have: f.kind.Version, Grains: 1},
+	}
+}
+
 // snapshot reads a snapshot; the zero pointer gives the empty state.
 func (f *folder) snapshot(at persistence.SnapshotPointer) (persistence.State, error) {
 	base := persistence.State{Seq: at.Seq, Logic: f.kind.Version, Snapshot: at}
@@ -208,7 +217,7 @@ func (f *folder) snapshot(at persistence.SnapshotPointer) (persistence.State, er
 		return base, f.fail(err)
 	}
 	if first.Logic > f.kind.Version {
-		return base, f.fail(failf(LogicMissing, "its snapshot needs version %d of the kind's logic, this binary has %d", first.Logic, f.kind.Version))
+		return base, f.fail(f.lacks("its snapshot needs", first.Logic))
 	}
 	base.Data = data
 	if first.Logic != 0 {
@@ -281,7 +290,7 @@ func (f *folder) replay(state proto.Message, r *HistoryRecord) error {
 	}
 	kind, ok := f.kind.At(r.Logic)
 	if !ok {
-		return failf(LogicMissing, "it needs version %d of the kind's logic, this binary has %d", r.Logic, f.kind.Version)
+		return f.lacks("it needs", r.Logic)
 	}
 	e, ok := kind.Event(r.Event)
 	if !ok {

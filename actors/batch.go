@@ -33,9 +33,10 @@ type duplicate struct {
 // batch takes the events of a client in.
 func (s *Shard) batch(now int64, b *Batch, fx *Effects) {
 	b.duplicates = b.duplicates[:0]
-	b.Refused, b.wait = Folded, 0
+	b.Refused, b.Lack, b.wait = Folded, nil, 0
 	if !s.leading {
-		o, why := s.absent()
+		o, why, lack := s.absent()
+		b.Lack = lack
 		s.refuse(b, o, why, fx)
 		return
 	}
@@ -89,6 +90,16 @@ func outcomeOf(err error) Outcome {
 		return f.outcome
 	}
 	return Corrupt
+}
+
+// lackOf is the version for want of which an error is, nil if it is for something else.
+func lackOf(err error) *Lack {
+	for f := (*failure)(nil); errors.As(err, &f); err = f.err {
+		if f.lack != nil {
+			return f.lack
+		}
+	}
+	return nil
 }
 
 // producer returns the speculative state of a producer; one that is not known has epoch 0.

@@ -44,6 +44,7 @@ type shard struct {
 	producers map[string]*producer
 	inbox     map[uint64]*mark
 	versions  map[string]*versions // by kind
+	logicKeys int                  // met
 	runner    grains.Runner
 }
 

@@ -198,7 +198,8 @@ func TestHelp(t *testing.T) {
 	s := &session{t: t, target: "none", dir: "none"}
 	commands := []string{
 		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show",
-		"load", "load run", "load run transactions", "load run probe", "load baseline", "verify", "version", "completion",
+		"load", "load run", "load run transactions", "load run ratings", "load run probe", "load baseline", "verify", "version",
+		"completion",
 	}
 	datadriven.RunTest(t, "testdata/help.txt", func(t *testing.T, d *datadriven.TestData) string {
 		var out strings.Builder
