@@ -15,11 +15,12 @@ import (
 type load struct {
 	loadShape
 	labels     bool
+	access     accessMode
 	parameters transactions.Parameters
 }
 
 func (a *app) loadTransactionsCommand() *cobra.Command {
-	t, l := &target{}, load{}
+	t, l := &target{}, load{access: accessMode{text: "handbook"}}
 	cmd := &cobra.Command{
 		Use:   "transactions",
 		Short: "card transactions, and a ledger of what became of each",
@@ -39,7 +40,8 @@ missing, twice, out_of_order, altered, uninvited, passed, passed_missing, passed
 wrong_states, broken_histories, foreign, seconds, findings); ledger is null with --ledger off.`,
 		Example: `  granary load run transactions --for 10s
   granary load run transactions --from transactions.csv.gz --rate max --streams 8
-  granary load run transactions --rate 20000 --for 5m --ledger sample`,
+  granary load run transactions --rate 20000 --for 5m --ledger sample
+  granary load run transactions --customers 10000000 --access uniform --ledger off`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if l.unary > 0 {
@@ -48,7 +50,13 @@ wrong_states, broken_histories, foreign, seconds, findings); ledger is null with
 				}
 				l.ledger = ledgerOff
 			}
-			if l.from != "" && !cmd.Flags().Changed("for") {
+			if l.from != "" && l.access.own() {
+				return usageFailure(cmd, "--access and --fill go with no --from: a file says who pays")
+			}
+			if l.parameters.Customers < 1 || l.parameters.Terminals < 1 {
+				return usageFailure(cmd, "--customers and --terminals must be at least 1")
+			}
+			if (l.from != "" || l.access.Fill) && !cmd.Flags().Changed("for") {
 				l.driver.For = 0
 			}
 			return a.loadTransactions(cmd.Context(), t, l)
@@ -63,6 +71,8 @@ wrong_states, broken_histories, foreign, seconds, findings); ledger is null with
 	f.BoolVar(&l.labels, "labels", false, "also tell, days later in event time, which were fraud")
 	f.IntVar(&l.parameters.Customers, "customers", 5000, "`number` of generated customers")
 	f.IntVar(&l.parameters.Terminals, "terminals", 10000, "`number` of generated terminals")
+	f.Var(&l.access, "access", "who of the generated customers pays: handbook, where each pays now and then; uniform, where any may be next; or zipf:1.1, where a few pay most")
+	f.BoolVar(&l.access.Fill, "fill", false, "let each generated customer pay once, and end")
 	f.Uint64Var(&l.parameters.Seed, "seed", 0, "the same `number` generates the same transactions")
 	return cmd
 }
@@ -83,17 +93,22 @@ const ahead = 1 << 20
 
 // feed opens or generates what is sent.
 func (l *load) feed() (feed transactions.Feed, done func(), err error) {
-	var source transactions.Source = transactions.Generate(l.parameters)
+	var source transactions.Source
 	done = func() {}
-	if l.rate == 0 && l.from == "" {
-		source = transactions.Ahead(source, ahead)
-	}
-	if l.from != "" {
+	switch {
+	case l.from != "":
 		file, err := transactions.Open(l.from)
 		if err != nil {
 			return nil, nil, err
 		}
 		source, done = file, func() { _ = file.Close() } // it was only read
+	case l.access.own():
+		source = transactions.Spread(l.parameters, l.access.Access)
+	default:
+		source = transactions.Generate(l.parameters)
+		if l.rate == 0 {
+			source = transactions.Ahead(source, ahead)
+		}
 	}
 	if l.labels {
 		return transactions.Labelled(source, transactions.Labels{}), done, nil
