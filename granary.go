@@ -26,6 +26,10 @@ import (
 // full load it is worth about 3 % of the events a second, and costs about 130 MB beside 460.
 const gcPercent = 200
 
+// besideBudget is what a node may use beside twice its budget for activations: caches, tables in memory, what is in flight,
+// and some room for the collector. With the default budget that makes a node of less than 1 GiB.
+const besideBudget = 448 << 20
+
 // Main runs the command line of the process with these kinds, and ends the process with its exit code. Two kinds of one
 // name, or one that is not well defined, are told in a line, with exit code 2.
 func Main(kinds ...*grains.Definition) {
@@ -74,6 +78,9 @@ func limits() (all []commands.Limit) {
 
 // startNode starts a node with its gateway in this process.
 func startNode(ctx context.Context, o commands.NodeOptions) (commands.Node, error) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(2*o.Memory + besideBudget)
+	}
 	l, err := gateway.ParseLimits(o.Limits)
 	if err != nil {
 		return nil, err

@@ -140,7 +140,7 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 // base returns the stored state of a grain if it is the shortest way to the present one. One that cannot be used is as
 // good as none: the journal has everything.
 func (s *Shard) base(kind *grains.Definition, grain []byte, head persistence.Head) (persistence.State, bool) {
-	if head.Seq < worthState {
+	if head.Seq == 0 {
 		return persistence.State{}, false
 	}
 	base, err := s.index.State(grain)
@@ -328,6 +328,12 @@ func (a *activation) unstored() uint64 {
 	return a.seq - max(a.stored, a.snapshot.Seq)
 }
 
+// worthState tells whether the state of a grain that leaves memory is to be stored.
+func (a *activation) worthState() bool {
+	n := a.unstored()
+	return n > 0 && int64(n)*recordBytes >= a.bytes-overhead
+}
+
 // passivate drops the least recently used activations until the memory budget holds. A grain with records that are not
 // applied stays. The state of one with a long tail is stored, beside the log: a grain that was only read adds nothing to
 // its journal.
@@ -339,7 +345,7 @@ func (s *Shard) passivate() {
 		if older.last > applied {
 			continue
 		}
-		if older.unstored() >= worthState {
+		if older.worthState() {
 			s.storeState(older)
 		}
 		s.drop(older)

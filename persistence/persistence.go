@@ -35,7 +35,7 @@ type Options struct {
 	Shards int
 	// NodeID of a store that is made; 1 by default.
 	NodeID uint64
-	// CacheBytes for blocks; 256 MiB by default.
+	// CacheBytes for blocks and tables in memory; 256 MiB by default.
 	CacheBytes int64
 	// OpenedBytes of log entries that are kept ready to be searched, over all shards; 128 MiB by default.
 	OpenedBytes int
