@@ -50,8 +50,10 @@ load '20k/s' --access uniform --seed 9 --rate 20000 --for "$measure"
 
 # cold look-ups, one after the other on one connection
 awk -v n="$grains" 'BEGIN { srand(11); for (i = 0; i < 1000; i++) printf "{\"grain\":\"account/%d\"}\n", int(rand() * n) }' >"$folder/names"
+between=
 while read -r body; do
-	printf 'url = "http://%s/granary.v1.GrainService/Get"\ndata = %s\nheader = "content-type: application/json"\noutput = /dev/null\nwrite-out = "%%{time_total}\\n"\nnext\n' \
-		"$target" "\"${body//\"/\\\"}\""
+	printf '%surl = "http://%s/granary.v1.GrainService/Get"\ndata = "%s"\nheader = "content-type: application/json"\noutput = /dev/null\nwrite-out = "%%{time_total}\\n"\n' \
+		"$between" "$target" "${body//\"/\\\"}"
+	between=$'next\n'
 done <"$folder/names" >"$folder/requests"
 curl -s -K "$folder/requests" | sort -n | awk '{ v[NR] = $1 * 1000 } END { printf "look-ups   %d cold ones: p50 %.2f ms, p99 %.2f ms\n", NR, v[int(NR / 2)], v[int(NR * 0.99)] }'
