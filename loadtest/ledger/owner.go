@@ -55,11 +55,11 @@ func newOwner(c *check, number uint32, sent []Note) *owner {
 }
 
 func (o *owner) check(ctx context.Context) error {
-	seq, broken, err := o.c.read(ctx, o.name, o.record)
-	if err != nil {
+	h := &history{c: o.c, grain: o.name, do: o.record}
+	if err := h.read(ctx, toTheEnd); err != nil {
 		return err
 	}
-	if err := o.c.state(ctx, o.name, seq, broken, o.recount.state()); err != nil {
+	if err := h.state(ctx, o.recount.state()); err != nil {
 		return err
 	}
 	if what := o.recount.wrong(); what != "" {

@@ -43,8 +43,7 @@ func (c *check) checkPartners(ctx context.Context) error {
 // partner is what the history of a partner says.
 type partner struct {
 	name    string
-	seq     uint64
-	broken  string
+	history *history
 	recount partnerRecount
 	// got is what came from the owners looked at, each cause once; again is how many came more than once.
 	got   passed
@@ -70,7 +69,7 @@ func (c *check) checkPartner(ctx context.Context, key string, deadline time.Time
 			return ctx.Err()
 		}
 	}
-	if err := c.state(ctx, p.name, p.seq, p.broken, p.recount.state()); err != nil {
+	if err := p.history.state(ctx, p.recount.state()); err != nil {
 		return err
 	}
 	if what := p.recount.wrong(); what != "" {
@@ -101,8 +100,7 @@ func (c *check) readPartner(ctx context.Context, key string) (*partner, error) {
 	words := c.w.words()
 	p := &partner{name: words.partner + "/" + key, recount: c.w.newPartner(key)}
 	causes := map[uint64]struct{}{}
-	var err error
-	p.seq, p.broken, err = c.read(ctx, p.name, func(r *granaryv1.HistoryRecord) error {
+	p.history = &history{c: c, grain: p.name, do: func(r *granaryv1.HistoryRecord) error {
 		if r.GetType() != words.passedType || r.GetOutcome() != granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED {
 			return nil
 		}
@@ -122,8 +120,8 @@ func (c *check) readPartner(ctx context.Context, key string) (*partner, error) {
 		causes[cause] = struct{}{}
 		p.got.add(r.GetCause(), value)
 		return nil
-	})
-	return p, err
+	}}
+	return p, p.history.read(ctx, toTheEnd)
 }
 
 // looksAt says whether a grain is one of the owners looked at.

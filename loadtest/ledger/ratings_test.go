@@ -137,6 +137,27 @@ func TestRatingFindings(t *testing.T) {
 		{"answers are nobody's events", func(f *fakeGrains, _ *Lane) {
 			f.record(one, &granaryv1.HistoryRecord{Type: "granary.user.v1.Suggested", Sender: ten, Outcome: granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED})
 		}, Report{}},
+		{"an answer arrives behind the history and before the state", func(f *fakeGrains, _ *Lane) {
+			for grain, sender := range map[string]string{one: ten, ten: "product/11"} {
+				f.record(grain, &granaryv1.HistoryRecord{Type: "granary.user.v1.Suggested", Sender: sender, Outcome: granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED})
+				f.late[grain] = true
+			}
+		}, Report{}},
+		{"a rating arrives there", func(f *fakeGrains, _ *Lane) {
+			f.rate("someone", 1, ratings.Rating{ID: 1, User: 1, Product: 99, HalfStars: 4, Time: time.Unix(5000, 0)}, nil)
+			f.late[one] = true
+		}, Report{Foreign: 1, Passed: 1, Products: 1}},
+		{"the history ends before the state", func(f *fakeGrains, _ *Lane) {
+			f.record(one, &granaryv1.HistoryRecord{})
+			f.record(one, &granaryv1.HistoryRecord{})
+			f.cut = one // of the two, one is foreign and the other is lost
+		}, Report{BrokenHistories: 1, Foreign: 1}},
+		{"more and more arrives", func(f *fakeGrains, _ *Lane) {
+			for range 2 {
+				f.record(one, &granaryv1.HistoryRecord{Type: "granary.user.v1.Suggested", Sender: ten, Outcome: granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED})
+			}
+			f.grows = one
+		}, Report{}},
 		{"others view and rate", func(f *fakeGrains, _ *Lane) {
 			view, _ := proto.Marshal(&userv1.Viewed{Product: "99"})
 			f.record(one, &granaryv1.HistoryRecord{Type: viewedType, PayloadProtobuf: view, Outcome: granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED})
@@ -160,7 +181,7 @@ func TestRatingFindings(t *testing.T) {
 			}
 			want := test.want
 			want.Sent, want.Acknowledged, want.Checked = want.Sent+10, want.Acknowledged+10, want.Checked+10
-			want.Users, want.Products = 2, 5
+			want.Users, want.Products = 2, want.Products+5
 			if want.OK() != got.OK() || want.OK() != (len(got.Findings) == 0) {
 				t.Errorf("OK is %v: %v", got.OK(), got.Findings)
 			}
