@@ -197,6 +197,9 @@ func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
 		Time:   s.advance(now, m.Time),
 		Cause:  entry.Position{Lineage: in.Lineage, Index: m.Index, Ordinal: m.Ordinal},
 		Sender: entry.Sender{Shard: in.From, Effect: m.Effect, Kind: m.SenderKind, Key: m.SenderKey}}
+	if len(m.Token) > 0 {
+		return s.answerTo(m, fx)
+	}
 	kind, ok := s.cfg.Catalog.Kind(m.Kind)
 	if !ok {
 		return s.deadLetter(m, nil, fmt.Sprintf("there is no kind %q", m.Kind), fx)

@@ -484,7 +484,7 @@ func TestDefects(t *testing.T) {
 		{"Raft type", func(w *world) { w.shards[3].entries[2].raftType = 3 }, "shard 3, index 3: Raft entry type 3: written by a later version"},
 		{"entry format", func(w *world) { w.shards[3].entries[2].format = 2 }, "shard 3, index 3: entry format 2: written by a later version"},
 		{"feature level", func(w *world) { w.shards[3].entries[2].feature = 2 }, "shard 3, index 3: feature level 2: written by a later version"},
-		{"record type", func(w *world) { w.shards[3].entries[2].recordType11 = true }, "shard 3, index 3: record 0: record type 11: written by a later version"},
+		{"record type", func(w *world) { w.shards[3].entries[2].laterRecordType = true }, "shard 3, index 3: record 0: record type 13: written by a later version"},
 		{"record field", func(w *world) { w.shards[3].entries[2].unknownRecordBits = true }, "fields 0x40000000: written by a later version"},
 		{"odd extension", func(w *world) { w.shards[3].entries[2].oddExtension = true }, "extension 7: written by a later version"},
 		{"bytes behind the records", func(w *world) { w.shards[3].entries[2].extra = []byte{0} }, "shard 3, index 3: 1 bytes behind the last record"},
