@@ -17,6 +17,10 @@ import (
 // maxAsks is how many askers may wait for deferred replies in one shard. It is a bound of memory.
 const maxAsks = 16 << 10
 
+// farBehind is how many records a grain has behind an event before its answer is taken for a late one, and a snapshot is
+// looked for to begin the search at.
+const farBehind = 64
+
 // GiveUp tells a shard that nobody waits for a deferred reply any more. Its batch is answered without the reply: at once if
 // that is all that is missing, else when its event is committed. For a batch that is answered it does nothing; such a batch
 // must not be used again.
@@ -165,13 +169,15 @@ func (s *Shard) unanswerable(at asked) (why string, err error) {
 	if at.seq > head.Seq {
 		return fmt.Sprintf("the grain has %d records", head.Seq), nil
 	}
-	_, above, err := s.index.Snapshots(grain, at.seq)
-	if err != nil {
-		return "", err
-	}
-	start := above.Index
-	if start == 0 {
-		start = head.Last
+	start := head.Last
+	if head.Seq-at.seq > farBehind {
+		_, above, err := s.index.Snapshots(grain, at.seq)
+		if err != nil {
+			return "", err
+		}
+		if above.Index != 0 {
+			start = above.Index
+		}
 	}
 	var event *entry.Record
 	err = persistence.Walk(s.index.Directory, start, "", at.kind, []byte(at.key), func(_ uint64, records []entry.Record) bool {
