@@ -16,6 +16,7 @@ type testAsk struct {
 	batches []*actors.Batch // that have no answer
 	settled bool            // the reply is known, or that there is none
 	reply   string
+	seq     uint64 // of the event, once it is known
 }
 
 // ask asks a book that replies, defers to another, or does neither.
@@ -25,8 +26,10 @@ func (c *clients) ask() {
 	switch rapid.IntRange(0, 5).Draw(c.t, "reply") {
 	case 0:
 		words += " reply:" + id
-	case 1, 2, 3:
+	case 1, 2:
 		words += " defer:" + c.key()
+	case 3:
+		words += " defer2:" + c.key()
 	case 4:
 		words += " defer:" + c.key() + " >" + c.key() + ":answer:book/a#1:forged"
 	}
@@ -35,10 +38,25 @@ func (c *clients) ask() {
 	c.send1(a)
 }
 
-// askAgain asks what was asked before, whether or not the reply is known.
+// askAgain asks what was asked before, whether or not the reply is known; or has it answered once more.
 func (c *clients) askAgain() {
-	if len(c.asks) > 0 {
-		c.send1(c.asks[rapid.IntRange(0, len(c.asks)-1).Draw(c.t, "ask again")])
+	if len(c.asks) == 0 {
+		return
+	}
+	a := c.asks[rapid.IntRange(0, len(c.asks)-1).Draw(c.t, "ask again")]
+	if rapid.Bool().Draw(c.t, "late answer") {
+		c.answerLate(a)
+		return
+	}
+	c.send1(a)
+}
+
+// answerLate has a book answer what is answered, if it is known to be.
+func (c *clients) answerLate(a *testAsk) {
+	if a.seq != 0 {
+		id := fmt.Sprintf("id%d", c.ids)
+		c.ids++
+		c.send([]testEvent{{key: c.key(), words: fmt.Sprintf("answer:book/%s#%d:late", a.event.key, a.seq), id: id}})
 	}
 }
 
@@ -55,6 +73,7 @@ func (c *clients) send1(a *testAsk) {
 		if r.Outcome > actors.DeadLettered {
 			c.t.Fatalf("%+v: %+v", a.event, r)
 		}
+		a.seq = r.Seq
 		reply := replyText(r.Reply)
 		if r.Deferred && r.Reply == nil {
 			return // given up
@@ -81,12 +100,23 @@ func (c *clients) giveUp() {
 	}
 }
 
-// checkReplies asks everything once more: now everybody gets the reply, the one of before where it is known.
+// checkReplies asks everything once more: now everybody gets the reply, the one of before where it is known. So it is when
+// everything is answered again, and behind a crash.
 func (c *clients) checkReplies() {
-	for _, a := range c.asks {
-		c.send1(a)
+	for range 2 {
+		for _, a := range c.asks {
+			c.send1(a)
+		}
+		c.w.settle()
+		for _, a := range c.asks {
+			c.answerLate(a)
+		}
+		c.w.settle()
+		for _, r := range c.w.shards {
+			r.crash(0)
+		}
+		c.w.settle()
 	}
-	c.w.settle()
 	for _, a := range c.asks {
 		if !a.settled || len(a.batches) > 0 {
 			c.t.Fatalf("%+v has no reply", a.event)

@@ -29,6 +29,7 @@ import (
 //	big:n        write n bytes down
 //	reply:text   reply to the publisher
 //	defer:key    leave the reply to the book of that key, and send it the word "answer:TOKEN:from-KEY"
+//	defer2:key   the same, but send the word twice: the second answer must not count
 //	defer        leave the reply to nobody
 //	answer:TOKEN:text  answer the event of that token
 //	!reason      refuse the event; the first word only
@@ -72,6 +73,9 @@ func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 			t.Defer()
 		case strings.HasPrefix(word, "defer:"):
 			t.Send("book/"+word[6:], wrapperspb.String("answer:"+t.Defer()+":from-"+t.Key()))
+		case strings.HasPrefix(word, "defer2:"):
+			answer := "answer:" + t.Defer() + ":from-" + t.Key()
+			t.Send("book/"+word[7:], wrapperspb.String(answer+" "+answer))
 		case strings.HasPrefix(word, "answer:"):
 			token, text, _ := strings.Cut(word[7:], ":")
 			s.Value += "answered "
@@ -416,6 +420,10 @@ func (m *model) turn(state string, payload []byte, rec *modelRecord, key string)
 		case strings.HasPrefix(word, "defer:"):
 			sends = append(sends, modelDefer)
 			send(word[6:], fmt.Sprintf("answer:book/%s#%d:from-%s", key, rec.seq, key))
+		case strings.HasPrefix(word, "defer2:"):
+			answer := fmt.Sprintf("answer:book/%s#%d:from-%s", key, rec.seq, key)
+			sends = append(sends, modelDefer)
+			send(word[7:], answer+" "+answer)
 		case strings.HasPrefix(word, "answer:"):
 			token, text, _ := strings.Cut(word[7:], ":")
 			state += "answered "

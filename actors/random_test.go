@@ -124,7 +124,7 @@ func (c *clients) producer() *testProducer {
 // act draws one thing that happens.
 func (c *clients) act() {
 	w, t := c.w, c.t
-	switch rapid.IntRange(0, 38).Draw(t, "act") {
+	switch rapid.IntRange(0, 39).Draw(t, "act") {
 	case 0, 1, 2, 3:
 		c.publish()
 	case 4:
@@ -191,9 +191,9 @@ func (c *clients) act() {
 		c.wrongBinary()
 	case 30, 31, 32, 33:
 		c.ask()
-	case 34:
+	case 34, 35:
 		c.askAgain()
-	case 35:
+	case 36:
 		c.giveUp()
 	default:
 		c.read()
