@@ -21,13 +21,14 @@ type check struct {
 	sent   *Sent
 	grains granaryv1.GrainServiceClient
 
-	accounts map[uint32][]row // what was sent to each account looked at
+	w      workload
+	owners map[uint32][]Note // what was sent to each owner looked at
 
-	mu        sync.Mutex
-	merchants map[string]*passed // by key: what accounts passed on to them
-	report    Report
-	done      int
-	total     int
+	mu       sync.Mutex
+	partners map[string]*passed // by key: what owners passed on to them
+	report   Report
+	done     int
+	total    int
 }
 
 // find counts a difference and describes it, if there is room for another description.
@@ -51,20 +52,19 @@ func (c *check) advance() {
 	}
 }
 
-// checkAccounts reads all accounts, a few at a time.
-func (c *check) checkAccounts(ctx context.Context) error {
-	c.total = len(c.accounts)
-	c.report.Accounts = len(c.accounts)
+// checkOwners reads all owners, a few at a time.
+func (c *check) checkOwners(ctx context.Context) error {
+	c.total = len(c.owners)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(c.o.Parallel)
-	for _, customer := range slices.Sorted(maps.Keys(c.accounts)) {
+	for _, number := range slices.Sorted(maps.Keys(c.owners)) {
 		group.Go(func() error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			a := newAccount(c, customer, c.accounts[customer])
-			if err := a.check(ctx); err != nil {
-				return fmt.Errorf("%s: %w", a.name, err)
+			o := newOwner(c, number, c.owners[number])
+			if err := o.check(ctx); err != nil {
+				return fmt.Errorf("%s: %w", o.name, err)
 			}
 			c.advance()
 			return nil
@@ -97,7 +97,7 @@ func (c *check) read(ctx context.Context, grain string, do func(*granaryv1.Histo
 }
 
 // state reads the current state of a grain into a message and checks that it includes every record read.
-func (c *check) state(ctx context.Context, grain string, seq uint64, broken string, into interface{ UnmarshalVT([]byte) error }) error {
+func (c *check) state(ctx context.Context, grain string, seq uint64, broken string, into unmarshaler) error {
 	answer, err := c.grains.Get(ctx, &granaryv1.GetRequest{Grain: grain, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF})
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type shard struct {
 	inbox     map[uint64]*mark
 	replies   replies
 	versions  map[string]*versions // by kind
+	logicKeys int                  // met
 	runner    grains.Runner
 }
 
