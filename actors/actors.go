@@ -51,9 +51,11 @@ type Tick struct{}
 type Sent struct {
 	// Mark of the send in its source.
 	persistence.Mark
-	// Kind and Key of the target, Event and Payload.
+	// Kind and Key of the target, Event and Payload. With a Token it is the reply to the event of the target that the token
+	// names.
 	Kind    string
 	Key     []byte
+	Token   []byte
 	Event   string
 	Payload []byte
 	// SenderKind and SenderKey of the grain that sent it.

@@ -201,6 +201,7 @@ func (s *Shard) event(now int64, p *producer, b *Batch, i int, fx *Effects) erro
 	index := s.next
 	b.wait = index
 	r.Seq, r.Position = rec.Seq, entry.Position{Lineage: s.index.Lineage(), Index: index, Ordinal: ordinal}
+	r.settled(b, rec)
 	switch rec.Type {
 	case entry.Void:
 		r.Outcome, r.Reason = Rejected, string(rec.Reason)
@@ -251,7 +252,7 @@ func (s *Shard) finish(b *Batch, fx *Effects) {
 		}
 		r := &b.Results[d.event]
 		if err == nil {
-			err = first(r, &b.Events[d.event], b.Link, d, directory)
+			err = first(r, b, d, directory)
 		}
 		if err != nil {
 			*r = Result{Outcome: Corrupt, Duplicate: true, Deduplicated: true, Reason: fmt.Sprintf("its first result cannot be read: %v", err)}
@@ -259,6 +260,9 @@ func (s *Shard) finish(b *Batch, fx *Effects) {
 			continue
 		}
 		r.Position.Lineage = s.index.Lineage()
+	}
+	if b.Ask && s.awaits(b) {
+		return
 	}
 	fx.Batches = append(fx.Batches, b)
 }
@@ -289,7 +293,8 @@ func neverHere(sequence uint64) Result {
 }
 
 // first fills in the result that a duplicate had the first time.
-func first(r *Result, e *Event, l *Link, d duplicate, directory *entry.Directory) error {
+func first(r *Result, b *Batch, d duplicate, directory *entry.Directory) error {
+	e, l := &b.Events[d.event], b.Link
 	reader, err := directory.Reader(int(d.ordinal)) // the first record where it is not known
 	if err != nil {
 		return fmt.Errorf("index %d: %w", d.index, err)
@@ -312,6 +317,7 @@ func first(r *Result, e *Event, l *Link, d duplicate, directory *entry.Directory
 			return nil
 		}
 		r.Seq, r.Position = rec.Seq, entry.Position{Index: d.index, Ordinal: rec.Ordinal}
+		r.settled(b, &rec)
 		switch rec.Type {
 		case entry.Void:
 			r.Outcome = Rejected

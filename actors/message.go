@@ -80,12 +80,19 @@ type Result struct {
 	Position entry.Position
 	// Reason in words, for outcomes other than Folded.
 	Reason string
+	// Reply to an ask, an encoded google.protobuf.Any; nil if there is none. Deferred tells that the turn left it to a later
+	// one; if Reply is nil then, the asker gave up before it came.
+	Reply    []byte
+	Deferred bool
 }
 
 // Batch is a number of events for one shard, in order. Its outcome arrives at once for all events.
 type Batch struct {
 	// Link of a producer's batch; nil for others.
 	Link *Link
+	// Ask tells that the reply is wanted. The batch has one event then, and no link; if its turn defers, the outcome arrives
+	// with the reply, or when [GiveUp] says so.
+	Ask bool
 	// Events, at least one, rising in sequence where there is a link.
 	Events []Event
 	// Results, one for each event, set when Done is called.
@@ -103,6 +110,9 @@ type Batch struct {
 
 	wait       uint64 // index that must be committed first
 	duplicates []duplicate
+	askedAt    int64 // journal time of the event of an ask
+	awaiting   bool  // its deferred reply is waited for
+	gaveUp     bool  // it is not to be waited for
 }
 
 // Read asks a shard for something. It takes its place among the turns of the shard: the answer holds everything before

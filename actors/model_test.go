@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/granary-dev/granary/actors"
@@ -26,6 +27,11 @@ import (
 //	now          write the time of the turn down
 //	from         write the sender down
 //	big:n        write n bytes down
+//	reply:text   reply to the publisher
+//	defer:key    leave the reply to the book of that key, and send it the word "answer:TOKEN:from-KEY"
+//	defer2:key   the same, but send the word twice: the second answer must not count
+//	defer        leave the reply to nobody
+//	answer:TOKEN:text  answer the event of that token
 //	!reason      refuse the event; the first word only
 //	fail, panic  write "broken" down and fail
 //
@@ -61,6 +67,19 @@ func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 			t.Send("book/"+word[5:], wrapperspb.String("loop:"+t.Key()))
 		case strings.HasPrefix(word, "odd:"):
 			t.Send("book/"+word[4:], wrapperspb.Int64(1))
+		case strings.HasPrefix(word, "reply:"):
+			t.Reply(wrapperspb.String(word[6:]))
+		case word == "defer":
+			t.Defer()
+		case strings.HasPrefix(word, "defer:"):
+			t.Send("book/"+word[6:], wrapperspb.String("answer:"+t.Defer()+":from-"+t.Key()))
+		case strings.HasPrefix(word, "defer2:"):
+			answer := "answer:" + t.Defer() + ":from-" + t.Key()
+			t.Send("book/"+word[7:], wrapperspb.String(answer+" "+answer))
+		case strings.HasPrefix(word, "answer:"):
+			token, text, _ := strings.Cut(word[7:], ":")
+			s.Value += "answered "
+			t.Answer(token, wrapperspb.String(fmt.Sprintf("%s-%s-%d", text, t.Key(), len(s.Value))))
 		case word == "now":
 			s.Value += strconv.FormatInt(t.Now().UnixMicro(), 10) + " "
 		case word == "from":
@@ -118,9 +137,11 @@ type model struct {
 	snapshots int
 	covered   map[string]uint64 // by grain: seq of its last snapshot
 	logic     uint32            // of books, at least, since the last logic change
+	answers   map[string]string // by grain and seq: the text of the answer that counts
 }
 
 type modelRecord struct {
+	seq      uint64
 	logic    uint32
 	typ      entry.Type
 	pos      entry.Position
@@ -132,25 +153,31 @@ type modelRecord struct {
 	sequence uint64
 	sender   string
 	cause    persistence.Mark
+	reply    string // its own
+	deferred bool
 }
 
+// modelSend is a send, or a defer, which is to nobody.
 type modelSend struct {
-	to             uint64
-	grain, payload string
+	to                    uint64
+	grain, payload, token string
 }
+
+var modelDefer = modelSend{grain: "defer"}
 
 type modelReceived struct {
 	lineage uint64
 	mark    persistence.Mark
 	grain   string
 	payload string
+	token   string
 }
 
 type modelProducer struct{ epoch, watermark uint64 }
 
 func newModel(shard uint64) *model {
 	return &model{shard: shard, grains: map[string][]modelRecord{}, inbox: map[uint64]persistence.Mark{},
-		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}}
+		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}, answers: map[string]string{}}
 }
 
 // tail are the versions that made the records behind a grain's last snapshot.
@@ -228,6 +255,8 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	case entry.Expiry:
 		delete(m.producers, rec.Producer)
 		return nil
+	case entry.Answer:
+		return m.answer(name, rec)
 	case entry.LogicChange:
 		if rec.Kind != "book" || rec.Logic <= m.logic {
 			return fmt.Errorf("a logic change of %s to version %d behind one to %d", rec.Kind, rec.Logic, m.logic)
@@ -252,7 +281,7 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 			return fmt.Errorf("%s seq %d points %d back, its last entry is %d back", name, rec.Seq, rec.Back, back)
 		}
 	}
-	mr := modelRecord{logic: rec.Logic, typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
+	mr := modelRecord{seq: rec.Seq, logic: rec.Logic, typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
 		payload: string(rec.Payload), reason: string(rec.Reason), id: string(rec.ID), producer: rec.Producer, sequence: rec.Sequence}
 	switch {
 	case rec.Sequence != 0:
@@ -264,12 +293,10 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		m.producers[rec.Producer] = p
 	case rec.Sender.Kind != "":
 		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
-		mr.cause = persistence.Mark{Index: rec.Cause.Index, Ordinal: rec.Cause.Ordinal, Effect: rec.Sender.Effect}
-		if in := m.inbox[rec.Cause.Lineage]; !in.Less(mr.cause) {
-			return fmt.Errorf("the send %v of shard %d is taken in behind %v", mr.cause, rec.Cause.Lineage, in)
+		var err error
+		if mr.cause, err = m.takenIn(name, "", rec); err != nil {
+			return err
 		}
-		m.inbox[rec.Cause.Lineage] = mr.cause
-		m.received = append(m.received, modelReceived{rec.Cause.Lineage, mr.cause, name, string(rec.Payload)})
 	case len(rec.ID) > 0:
 		id := name + " " + string(rec.ID)
 		if before, ok := m.ids[id]; ok && rec.Time-before < grains.DefaultIDWindow.Microseconds() {
@@ -277,24 +304,83 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		}
 		m.ids[id] = rec.Time
 	}
-	m.grains[name] = append(m.grains[name], mr)
 	var want []modelSend
 	if rec.Type == entry.Input && rec.Kind == "book" {
-		_, want = m.turn("", rec.Payload, &mr, string(rec.Key))
+		_, want = m.turn(m.fold(name, rec.Seq-1), rec.Payload, &mr, string(rec.Key))
+	}
+	mr.deferred = slices.Contains(want, modelDefer)
+	m.grains[name] = append(m.grains[name], mr)
+	if reply := replyText(rec.Reply); reply != mr.reply {
+		return fmt.Errorf("%s seq %d replies %q, its turn %q", name, rec.Seq, reply, mr.reply)
 	}
 	if len(want) != len(rec.Effects) {
 		return fmt.Errorf("%s seq %d has %d effects, its turn makes %d", name, rec.Seq, len(rec.Effects), len(want))
 	}
 	for i, x := range rec.Effects {
-		to := modelSend{shardOf(x.Kind, x.Key), x.Kind + "/" + string(x.Key), string(x.Payload)}
+		to := modelSend{shardOf(x.Kind, x.Key), x.Kind + "/" + string(x.Key), string(x.Payload), string(x.Token)}
+		if x.Type == entry.Defer {
+			to = modelDefer
+		}
 		if to != want[i] {
 			return fmt.Errorf("%s seq %d sends %v, its turn %v", name, rec.Seq, to, want[i])
+		}
+		if to == modelDefer {
+			continue
 		}
 		here.Effect = uint32(i)
 		m.sends[here] = to
 		m.order = append(m.order, here)
 	}
 	return nil
+}
+
+// takenIn moves the inbox on to a record that was sent.
+func (m *model) takenIn(name, token string, rec *entry.Record) (persistence.Mark, error) {
+	cause := persistence.Mark{Index: rec.Cause.Index, Ordinal: rec.Cause.Ordinal, Effect: rec.Sender.Effect}
+	if in := m.inbox[rec.Cause.Lineage]; !in.Less(cause) {
+		return cause, fmt.Errorf("the send %v of shard %d is taken in behind %v", cause, rec.Cause.Lineage, in)
+	}
+	m.inbox[rec.Cause.Lineage] = cause
+	m.received = append(m.received, modelReceived{rec.Cause.Lineage, cause, name, string(rec.Payload), token})
+	return cause, nil
+}
+
+// answer takes an answer in: the first one to an event that deferred counts, and has no reason; all others have one.
+func (m *model) answer(name string, rec *entry.Record) error {
+	token := fmt.Sprintf("%s#%d", name, rec.Seq)
+	if _, err := m.takenIn(name, token, rec); err != nil {
+		return err
+	}
+	event := m.record(name, rec.Seq)
+	_, before := m.answers[token]
+	counts := event != nil && event.deferred && !before && rec.Time-event.time <= grains.DefaultIDWindow.Microseconds()
+	if counts != (len(rec.Reason) == 0) {
+		return fmt.Errorf("the answer to %s (answered before: %t) has the reason %q", token, before, rec.Reason)
+	}
+	if counts {
+		var v wrapperspb.StringValue
+		if err := proto.Unmarshal(rec.Payload, &v); err != nil {
+			return err
+		}
+		m.answers[token] = v.Value
+	}
+	return nil
+}
+
+// replyText is the text in a reply, "" where there is none.
+func replyText(reply []byte) string {
+	if len(reply) == 0 {
+		return ""
+	}
+	var a anypb.Any
+	var v wrapperspb.StringValue
+	if err := proto.Unmarshal(reply, &a); err != nil {
+		return err.Error()
+	}
+	if err := a.UnmarshalTo(&v); err != nil {
+		return err.Error()
+	}
+	return v.Value
 }
 
 // turn is the book's handler, written a second time: the words that change the state, and the sends.
@@ -313,7 +399,7 @@ func (m *model) turn(state string, payload []byte, rec *modelRecord, key string)
 		if err != nil {
 			panic(err)
 		}
-		sends = append(sends, modelSend{shardOf("", []byte(k)), to, string(wire)})
+		sends = append(sends, modelSend{to: shardOf("", []byte(k)), grain: to, payload: string(wire)})
 	}
 	for _, word := range strings.Fields(e.Value) {
 		switch {
@@ -326,7 +412,24 @@ func (m *model) turn(state string, payload []byte, rec *modelRecord, key string)
 			}
 			send(to, strings.ReplaceAll(words, ";", " "))
 		case strings.HasPrefix(word, "odd:"):
-			sends = append(sends, modelSend{shardOf("", []byte(word[4:])), "book/" + word[4:], "\x08\x01"})
+			sends = append(sends, modelSend{to: shardOf("", []byte(word[4:])), grain: "book/" + word[4:], payload: "\x08\x01"})
+		case strings.HasPrefix(word, "reply:"):
+			rec.reply = word[6:]
+		case word == "defer":
+			sends = append(sends, modelDefer)
+		case strings.HasPrefix(word, "defer:"):
+			sends = append(sends, modelDefer)
+			send(word[6:], fmt.Sprintf("answer:book/%s#%d:from-%s", key, rec.seq, key))
+		case strings.HasPrefix(word, "defer2:"):
+			answer := fmt.Sprintf("answer:book/%s#%d:from-%s", key, rec.seq, key)
+			sends = append(sends, modelDefer)
+			send(word[7:], answer+" "+answer)
+		case strings.HasPrefix(word, "answer:"):
+			token, text, _ := strings.Cut(word[7:], ":")
+			state += "answered "
+			grain, _, _ := strings.Cut(token, "#")
+			send(grain, fmt.Sprintf("%s-%s-%d", text, key, len(state)))
+			sends[len(sends)-1].token = token
 		case word == "now":
 			state += fmt.Sprintf("%d ", rec.time)
 		case word == "from":
@@ -366,7 +469,7 @@ func (w *world) checkSends() {
 			var sent, got []modelReceived
 			for _, m := range from.model.order {
 				if s := from.model.sends[m]; s.to == to.id {
-					sent = append(sent, modelReceived{from.id, m, s.grain, s.payload})
+					sent = append(sent, modelReceived{from.id, m, s.grain, s.payload, s.token})
 				}
 			}
 			for _, r := range to.model.received {

@@ -155,7 +155,7 @@ func (o *outbox) takeFor(s *Shard, index uint64, rec *entry.Record, again bool) 
 		if at == 0 {
 			at = rec.Time * 1000 // what the sending turn took for its event time
 		}
-		o.taken = append(o.taken, taken{t, Sent{Mark: m, Kind: e.Kind, Key: e.Key, Event: e.Event, Payload: e.Payload,
+		o.taken = append(o.taken, taken{t, Sent{Mark: m, Kind: e.Kind, Key: e.Key, Token: e.Token, Event: e.Event, Payload: e.Payload,
 			SenderKind: rec.Kind, SenderKey: rec.Key, Time: rec.Time, EventTime: at, Hops: rec.Hops, Trace: rec.Trace}})
 		t.fill++
 		p := &t.flying[len(t.flying)-1]

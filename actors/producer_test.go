@@ -1,6 +1,7 @@
 package actors_test
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -84,7 +85,7 @@ func TestOldDuplicateHasItsFirstResult(t *testing.T) {
 		for i, r := range b.Results {
 			want := first[seq-1+uint64(i)]
 			want.Duplicate = true
-			if r != want {
+			if !reflect.DeepEqual(r, want) {
 				t.Fatalf("sequence %d again: %+v, want %+v", seq+uint64(i), r, want)
 			}
 		}

@@ -54,6 +54,7 @@ func TestRandom(t *testing.T) {
 		if len(c.open) > 0 {
 			t.Fatalf("%d batches without an answer", len(c.open))
 		}
+		c.checkReplies()
 		w.checkAnswered()
 		w.checkSends()
 		w.checkStates()
@@ -72,6 +73,7 @@ type clients struct {
 	bodies    map[string]string
 	ids       int
 	version   int // of the kind book
+	asks      []*testAsk
 }
 
 // testEvent is an event as a client remembers it.
@@ -122,7 +124,7 @@ func (c *clients) producer() *testProducer {
 // act draws one thing that happens.
 func (c *clients) act() {
 	w, t := c.w, c.t
-	switch rapid.IntRange(0, 31).Draw(t, "act") {
+	switch rapid.IntRange(0, 39).Draw(t, "act") {
 	case 0, 1, 2, 3:
 		c.publish()
 	case 4:
@@ -187,6 +189,12 @@ func (c *clients) act() {
 		c.binary(c.version, true)
 	case 29:
 		c.wrongBinary()
+	case 30, 31, 32, 33:
+		c.ask()
+	case 34, 35:
+		c.askAgain()
+	case 36:
+		c.giveUp()
 	default:
 		c.read()
 	}

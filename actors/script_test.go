@@ -31,6 +31,8 @@ type script struct {
 	t   *testing.T
 	w   *world
 	out strings.Builder
+
+	asks map[string]*actors.Batch // by name
 }
 
 func (s *script) end() {
@@ -114,6 +116,26 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		if !d.HasArg("busy") {
 			r.idle()
 		}
+	},
+	// ask NAME [busy]: as publish, of one event whose reply is wanted.
+	"ask": func(s *script, t *testing.T, d *datadriven.TestData) {
+		label := name(t, d)
+		b := &actors.Batch{Ask: true, Events: []actors.Event{s.event(d.Input)}}
+		b.Done = func(b *actors.Batch) { s.answer(label, b) }
+		if s.asks == nil {
+			s.asks = map[string]*actors.Batch{}
+		}
+		s.asks[label] = b
+		s.w.publish(b)
+		if !d.HasArg("busy") {
+			s.w.shards[s.w.shardOfBatch(b)-1].idle()
+		}
+	},
+	// giveup NAME: whoever asked waits no more.
+	"giveup": func(s *script, t *testing.T, d *datadriven.TestData) {
+		b := s.asks[name(t, d)]
+		s.w.gaveUp = true
+		s.w.shards[s.w.shardOfBatch(b)-1].step(actors.GiveUp{Batch: b})
 	},
 	// get NAME key [seq=] [time=] [stale]: reads a state.
 	"get": func(s *script, t *testing.T, d *datadriven.TestData) {
@@ -295,12 +317,16 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		s.w.checkAnswered()
 		s.w.trace = trace
 	},
-	// stats [cut]: counters of the shard since it was made; or how many grains it cut.
+	// stats [cut] [asks]: counters of the shard since it was made; or how many grains it cut, or askers wait.
 	"stats": func(s *script, t *testing.T, d *datadriven.TestData) {
 		sh := s.shard(t, d).shard
 		n, _ := sh.Activations()
 		if d.HasArg("cut") {
 			fmt.Fprintf(&s.out, "cut=%d\n", sh.Stats.Cut)
+			return
+		}
+		if d.HasArg("asks") {
+			fmt.Fprintf(&s.out, "asking=%d answers=%d\n", sh.Asking(), sh.Stats.Answers)
 			return
 		}
 		fmt.Fprintf(&s.out, "turns=%d duplicates=%d snapshots=%d activations=%d passivations=%d resident=%d overloaded=%t\n", sh.Stats.Turns, sh.Stats.Duplicates,
@@ -348,6 +374,12 @@ func (s *script) answer(label string, b *actors.Batch) {
 		fmt.Fprintf(&s.out, "%s: %v #%d at %s", label, r.Outcome, r.Seq, position(r.Position))
 		if r.Duplicate {
 			s.out.WriteString(", again")
+		}
+		if r.Deferred {
+			s.out.WriteString(", deferred")
+		}
+		if r.Reply != nil {
+			fmt.Fprintf(&s.out, ", reply %q", replyText(r.Reply))
 		}
 		if r.Reason != "" {
 			fmt.Fprintf(&s.out, " (%s)", r.Reason)
@@ -408,7 +440,11 @@ func sends(in *actors.Inbound) string {
 			out = append(out, fmt.Sprintf("… %d in all", len(in.Sends)))
 			break
 		}
-		out = append(out, fmt.Sprintf("%s %s/%s %s", mark(m.Mark), m.Kind, m.Key, payload(m.Payload)))
+		to := m.Kind + "/" + string(m.Key)
+		if len(m.Token) > 0 {
+			to = "answer to " + string(m.Token) + ":"
+		}
+		out = append(out, fmt.Sprintf("%s %s %s", mark(m.Mark), to, payload(m.Payload)))
 	}
 	return strings.Join(out, "; ")
 }

@@ -98,6 +98,7 @@ type Shard struct {
 	unfit     *Unfit // elected, but not able to lead
 
 	outbox outbox
+	asks   asks
 	reads  []*Read
 	// reads that arrived since the last request to confirm leadership wait for the next token
 	token, confirmed uint64
@@ -118,6 +119,8 @@ type Shard struct {
 // Stats are counters since the shard was made.
 type Stats struct {
 	Turns, Rejected, DeadLetters, Duplicates, Sends, Snapshots, Activations, Passivations, Entries, Checkpoints uint64
+	// Answers are the replies to events of this shard that later turns gave.
+	Answers uint64
 	// Cut are the grains that were snapshotted because the version of their logic was raised.
 	Cut uint64
 }
@@ -135,6 +138,7 @@ func (s *Stats) Add(o Stats) {
 	s.Entries += o.Entries
 	s.Checkpoints += o.Checkpoints
 	s.Cut += o.Cut
+	s.Answers += o.Answers
 }
 
 // flight is an entry with those who wait for it.
@@ -144,6 +148,7 @@ type flight struct {
 	batches []*Batch
 	acks    []*Ack
 	ids     []uint64
+	answers []asked
 }
 
 // NewShard returns the machine of a shard, following.
@@ -181,6 +186,7 @@ func (s *Shard) forget() {
 	s.open, s.flights, s.pending = flight{}, nil, 0
 	s.builder.Reset(0)
 	s.outbox = outbox{}
+	s.asks = newAsks()
 	s.cuts, s.examining, s.unfit = nil, false, nil
 	s.leading, s.asked = false, false
 }
@@ -201,7 +207,7 @@ func (s *Shard) Quiet() bool {
 func (s *Shard) Activations() (n int, bytes int64) { return s.resident, s.memory }
 
 // Step lets the machine take one input at a time (Unix microseconds) and appends what it wants done to fx. Inputs are
-// *Batch, *Read, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
+// *Batch, GiveUp, *Read, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
 // lead nor follow any more.
 func (s *Shard) Step(now int64, input any, fx *Effects) error {
 	switch in := input.(type) {
@@ -220,6 +226,8 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		return s.checkpoint(false)
 	case *Read:
 		s.read(in, fx)
+	case GiveUp:
+		s.giveUp(in.Batch, fx)
 	case *Ack:
 		s.outbox.ack(s, in, now)
 	case Idle:
@@ -302,6 +310,7 @@ func (s *Shard) lose(fx *Effects) {
 		fx.Reads = append(fx.Reads, r)
 	}
 	s.reads = nil
+	s.loseAsks(fx)
 	s.forget()
 }
 
@@ -395,7 +404,10 @@ func (s *Shard) fetch(index uint64) (*entry.Directory, error) {
 func (s *Shard) apply(now int64, e *raftpb.Entry, fx *Effects) error {
 	var visit func(*entry.Record)
 	if s.leading {
-		visit = func(r *entry.Record) { s.outbox.take(s, e.GetIndex(), r) }
+		visit = func(r *entry.Record) {
+			s.outbox.take(s, e.GetIndex(), r)
+			s.answered(r, fx)
+		}
 	}
 	err := s.index.Apply(e, visit)
 	if errors.Is(err, persistence.ErrFenced) {
@@ -447,6 +459,9 @@ func (s *Shard) land(f *flight, fx *Effects) {
 		if s.ids[h].Index == f.index {
 			delete(s.ids, h)
 		}
+	}
+	for _, at := range f.answers {
+		delete(s.asks.uncommitted, at) // the index knows it
 	}
 	for _, b := range f.batches {
 		s.finish(b, fx)

@@ -199,6 +199,9 @@ func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
 	rec.Time = s.advance(now, m.Time)
 	rec.Cause = entry.Position{Lineage: in.Lineage, Index: m.Index, Ordinal: m.Ordinal}
 	rec.Sender = entry.Sender{Shard: in.From, Effect: m.Effect, Kind: m.SenderKind, Key: m.SenderKey}
+	if len(m.Token) > 0 {
+		return s.answerTo(m, fx)
+	}
 	kind, ok := s.cfg.Catalog.Kind(m.Kind)
 	if !ok {
 		return s.deadLetter(m, nil, fmt.Sprintf("there is no kind %q", m.Kind), fx)

@@ -42,6 +42,7 @@ type world struct {
 	checkpoint int        // records, see actors.Config
 	cutGrains  int        // the same
 	flights    int        // see there
+	gaveUp     bool       // an asker gives up, and may go without a reply
 	unchecked  bool       // pages of history may end where they like
 	shards     []*replica // by id - 1
 	net        []packet
@@ -521,10 +522,24 @@ func (r *replica) checkBatch(b *actors.Batch) {
 		if string(e.Payload) != rec.payload || outcome != res.Outcome || rec.reason != res.Reason {
 			w.t.Fatalf("shard %d: %s seq %d: the answer is %v %q, the record says %v %q", r.id, name, res.Seq, res.Outcome, res.Reason, outcome, rec.reason)
 		}
+		if b.Ask {
+			r.checkAsk(name, res, rec)
+		}
 		if e.ID != rec.id || e.Sequence != rec.sequence {
 			w.t.Fatalf("shard %d: %s seq %d is not the record of the event %q %d", r.id, name, res.Seq, e.ID, e.Sequence)
 		}
 		w.acked[name] = max(w.acked[name], res.Seq)
+	}
+}
+
+// checkAsk: a reply is that of the turn, or the first answer to it that is committed.
+func (r *replica) checkAsk(name string, res *actors.Result, rec *modelRecord) {
+	want := rec.reply
+	if rec.deferred {
+		want = r.model.answers[fmt.Sprintf("%s#%d", name, res.Seq)]
+	}
+	if got := replyText(res.Reply); res.Deferred != rec.deferred || got != want && (got != "" || !r.world.gaveUp) {
+		r.world.t.Fatalf("shard %d: the reply to %s seq %d is %q (deferred: %t); what is committed says %q", r.id, name, res.Seq, got, res.Deferred, want)
 	}
 }
 
@@ -634,7 +649,7 @@ func (r *replica) checkInbound(in *actors.Inbound) {
 		}
 		before = m.Mark
 		want, ok := r.model.sends[m.Mark]
-		if got := (modelSend{in.To, m.Kind + "/" + string(m.Key), string(m.Payload)}); !ok || got != want {
+		if got := (modelSend{in.To, m.Kind + "/" + string(m.Key), string(m.Payload), string(m.Token)}); !ok || got != want {
 			r.world.t.Fatalf("shard %d: sends %v as %v; committed is %v", r.id, got, m.Mark, want)
 		}
 	}

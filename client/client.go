@@ -1,7 +1,8 @@
 // Package client is the Go client of Granary: connections with the right settings, and producers that publish in order
 // and exactly once.
 //
-// [Dial] gives a grpc connection for the generated clients of proto/granary/v1; [NewProducer] publishes over it. What
+// [Dial] gives a grpc connection for the generated clients of proto/granary/v1; [NewProducer] publishes over it, [Ask] and
+// [Query] ask one grain. What
 // makes a producer right is decided in [github.com/granary-dev/granary/client/session], a machine without I/O; this
 // package only runs it. It may import proto and grpc, and nothing that the server is made of.
 //
@@ -18,12 +19,13 @@ import (
 )
 
 // ServiceConfig is the published retry policy, in gRPC's own form, for stock clients of any language: five attempts over
-// about four seconds, for what did not happen or may be repeated. Publish is repeated safely only if every event has an
-// id. Streams are not retried by gRPC: a [Producer] knows how.
+// about four seconds, for what did not happen or may be repeated. Publish and Ask are repeated safely only if
+// every event has an id. Streams are not retried by gRPC: a [Producer] knows how.
 const ServiceConfig = `{
   "methodConfig": [{
     "name": [
       {"service": "granary.v1.EventService", "method": "Publish"},
+      {"service": "granary.v1.EventService", "method": "Ask"},
       {"service": "granary.v1.GrainService"},
       {"service": "granary.v1.KindService"}
     ],

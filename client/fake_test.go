@@ -180,6 +180,9 @@ func serve(t testing.TB, f granaryv1.EventServiceServer) *grpc.ClientConn {
 	}
 	server := grpc.NewServer()
 	granaryv1.RegisterEventServiceServer(server, f)
+	if g, ok := f.(granaryv1.GrainServiceServer); ok {
+		granaryv1.RegisterGrainServiceServer(server, g)
+	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -40,6 +40,8 @@ func (r instant) Publish(_ context.Context, _ uint64, b *actors.Batch, _ bool) e
 	return nil
 }
 
+func (r instant) GiveUp(uint64, *actors.Batch) {}
+
 func (r instant) Read(uint64, *actors.Read) error { return routing.ErrStopping }
 
 // looped is a stream that receives the same batches for ever, as the wire has them, and encodes what is sent.

@@ -167,6 +167,9 @@ type Gateway struct {
 	metrics *metrics
 	budget  *semaphore.Weighted
 	gate    gate
+	// stopping is closed when Stop begins: who waits for a deferred reply goes.
+	stopping chan struct{}
+	queries  chan struct{} // has a value for each query that runs
 
 	port   *port
 	grpc   *grpc.Server
@@ -204,6 +207,7 @@ func New(opts Options) *Gateway {
 		opts: opts, log: opts.Logger, router: opts.Router,
 		intake: intake.New(opts.Catalog, opts.Router.Table()), kinds: describeKinds(opts.Catalog),
 		metrics: newMetrics(opts.Metrics), budget: semaphore.NewWeighted(opts.Limits.InFlight),
+		stopping: make(chan struct{}), queries: make(chan struct{}, maxQueries),
 		health: health.NewServer(), streams: map[*stream]struct{}{}, stopped: make(chan struct{}),
 	}
 	g.gate.drained = make(chan struct{})
@@ -276,6 +280,7 @@ func (g *Gateway) Stop(ctx context.Context) {
 	g.stop.Do(func() {
 		defer close(g.stopped)
 		g.health.Shutdown()
+		close(g.stopping)
 		g.gate.close()
 		g.mu.Lock()
 		for s := range g.streams {

@@ -88,6 +88,10 @@ func (s eventService) Publish(ctx context.Context, req *connect.Request[granaryv
 	return answered(served(ctx, s.g, publishMethod, nil, in, s.g.publish))
 }
 
+func (s eventService) Ask(ctx context.Context, req *connect.Request[granaryv1.AskRequest]) (*connect.Response[granaryv1.AskResponse], error) {
+	return answered(served(ctx, s.g, askMethod, nil, newAskRequest(req.Msg), s.g.askFor))
+}
+
 type grainService struct {
 	granaryv1connect.UnimplementedGrainServiceHandler
 	g *Gateway
@@ -103,6 +107,10 @@ func (s grainService) History(ctx context.Context, req *connect.Request[granaryv
 
 func (s grainService) List(ctx context.Context, req *connect.Request[granaryv1.ListRequest]) (*connect.Response[granaryv1.ListResponse], error) {
 	return answered(served(ctx, s.g, listMethod, nil, req.Msg, s.g.list))
+}
+
+func (s grainService) Query(ctx context.Context, req *connect.Request[granaryv1.QueryRequest]) (*connect.Response[granaryv1.QueryResponse], error) {
+	return answered(served(ctx, s.g, queryMethod, nil, req.Msg, s.g.query))
 }
 
 type kindService struct{ g *Gateway }
@@ -174,7 +182,7 @@ func front(next http.Handler) http.Handler {
 			return
 		}
 		d := &dresser{ResponseWriter: w}
-		next.ServeHTTP(d, r)
+		next.ServeHTTP(d, r.WithContext(withController(r.Context(), w)))
 		d.finish(r)
 	})
 }

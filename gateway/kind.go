@@ -36,6 +36,10 @@ func describeKinds(c *grains.Catalog) *kindTable {
 		for _, e := range d.Events() {
 			k.Events = append(k.Events, describeEvent(e))
 		}
+		for _, q := range d.Queries() {
+			k.Queries = append(k.Queries, &granaryv1.QueryType{Name: q.Name, Fields: fieldsOf(q.Descriptor()), Example: example(q.New()), Reply: q.Reply.Name})
+		}
+		k.Streams = d.Streams()
 		t.list.Kinds = append(t.list.Kinds, k)
 		t.byName[d.Name] = &granaryv1.DescribeResponse{Kind: k, FileDescriptorSet: descriptors(d)}
 	}
@@ -56,12 +60,15 @@ func (g *Gateway) describe(_ context.Context, req *granaryv1.DescribeRequest) (*
 }
 
 func describeEvent(e *grains.EventType) *granaryv1.EventType {
-	out := &granaryv1.EventType{Name: e.Name, Example: example(e)}
-	for i := range e.Descriptor().Fields().Len() {
-		f := e.Descriptor().Fields().Get(i)
-		out.Fields = append(out.Fields, &granaryv1.Field{Name: f.JSONName(), Type: fieldType(f)})
+	return &granaryv1.EventType{Name: e.Name, Example: example(e.New()), Fields: fieldsOf(e.Descriptor())}
+}
+
+func fieldsOf(d protoreflect.MessageDescriptor) (fields []*granaryv1.Field) {
+	for i := range d.Fields().Len() {
+		f := d.Fields().Get(i)
+		fields = append(fields, &granaryv1.Field{Name: f.JSONName(), Type: fieldType(f)})
 	}
-	return out
+	return fields
 }
 
 // fieldType is the type of a field as one would say it.
@@ -104,6 +111,10 @@ func descriptors(d *grains.Definition) []byte {
 	for _, e := range d.Events() {
 		add(e.Descriptor().ParentFile())
 	}
+	for _, q := range d.Queries() {
+		add(q.Descriptor().ParentFile())
+		add(q.Reply.Descriptor().ParentFile())
+	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(set)
 	if err != nil {
 		panic(err) // descriptors came from the protobuf runtime
@@ -114,9 +125,9 @@ func descriptors(d *grains.Definition) []byte {
 // maxExampleDepth is where the example of a message that can hold itself ends.
 const maxExampleDepth = 4
 
-// example is an event in JSON with every field set; of a oneof its first member.
-func example(e *grains.EventType) string {
-	m := e.New().ProtoReflect()
+// example is a message in JSON with every field set; of a oneof its first member.
+func example(empty proto.Message) string {
+	m := empty.ProtoReflect()
 	fill(m, 1)
 	text, err := protojson.Marshal(m.Interface())
 	if err != nil {

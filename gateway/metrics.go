@@ -16,12 +16,14 @@ const (
 	getMethod
 	historyMethod
 	listMethod
+	askMethod
+	queryMethod
 	listKindsMethod
 	describeMethod
 	methods
 )
 
-var methodNames = [methods]string{"Publish", "Get", "History", "List", "ListKinds", "Describe"}
+var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListKinds", "Describe"}
 
 // lastCode is the largest status code of gRPC.
 const lastCode = codes.Unauthenticated

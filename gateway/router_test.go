@@ -82,6 +82,7 @@ type memory struct {
 	refuse    func(shard uint64, b *actors.Batch) // may set Refused
 	failed    func(r *actors.Read)                // may set Failed
 	full      chan struct{}                       // while not nil, Publish with wait waits for it
+	asks      []*actors.Batch                     // that wait for a reply
 	order     map[uint64][]uint64                 // sequences by shard, as taken
 }
 
@@ -138,6 +139,10 @@ func (m *memory) Publish(ctx context.Context, shard uint64, b *actors.Batch, wai
 		return nil
 	}
 	m.take(shard, b)
+	if b.Ask && b.Refused == actors.Folded && b.Results[0].Deferred && b.Results[0].Reply == nil {
+		m.asks = append(m.asks, b)
+		return nil
+	}
 	b.Done(b)
 	return nil
 }
@@ -211,6 +216,9 @@ func (m *memory) event(e *actors.Event, sequenced bool) actors.Result {
 			rec.Type, r.Outcome, r.Reason = entry.Void, actors.Rejected, reason
 		}
 		rec.Reason = []byte(r.Reason)
+	}
+	if r.Reply = slices.Clone(out.Reply); len(out.Effects) > 0 {
+		r.Deferred = out.Effects[0].Kind == grains.Defer
 	}
 	for _, fx := range out.Effects {
 		rec.Effects = append(rec.Effects, entry.Effect{Type: entry.Send, Kind: fx.To.Kind, Key: []byte(fx.To.Key), Event: fx.Type, Payload: slices.Clone(fx.Payload)})

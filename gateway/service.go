@@ -28,7 +28,7 @@ func (g *Gateway) register(s *grpc.Server) {
 			bad = in.refusal
 		}
 		return served(ctx, g, publishMethod, bad, &in.eventBatch, g.publish)
-	}}}
+	}}, g.askHandler()}
 	events.Streams = slices.Clone(events.Streams)
 	events.Streams[0].Handler = func(_ any, srv grpc.ServerStream) error { return g.publishStream(srv) }
 	s.RegisterService(&events, nil)
@@ -39,6 +39,7 @@ func (g *Gateway) register(s *grpc.Server) {
 		unary(g, "Get", getMethod, g.get),
 		unary(g, "History", historyMethod, g.history),
 		unary(g, "List", listMethod, g.list),
+		g.queryHandler(),
 	}
 	s.RegisterService(&grains, nil)
 

@@ -31,10 +31,13 @@
 //	0x0a  timer     reserved                  also reserved: 0x0c group, 0x0d tier, 0x0e key, 0x0f lineage, 0x10 quarantine
 //	0x11  logic     kind                      uv index of the last logic change (0 none), uv count, then each era as uv version,
 //	                                          uv index of the entry it begins with, see below
+//	0x12  reply     bucket (8), grain, 0x00,  uv index, uv ordinal of the answer to the event of the grain with this seq
+//	                seq (8)
 //	0x7f  node      - (shard 0 only)          JSON: format, goarch, number of shards, node id
 //
 // The hash of an id is XXH64 over grain (as above), 0x00, source, 0x00, id; the hash of a body is XXH64 over type, 0x00,
-// payload. The bucket is the journal time of the record in units of 6 hours. The digest of applied is chained: XXH64 over
+// payload. The bucket is the journal time of the record in units of 6 hours; that of a reply is the answer's, so
+// that it outlives the id of the event, and is looked for from the bucket of the event on. An answer with a reason has no key. The digest of applied is chained: XXH64 over
 // the digest before (8 bytes) and the last 4 bytes (the CRC) of each data entry.
 //
 // # What is written when

@@ -142,6 +142,7 @@ type Index struct {
 	heads     map[string]*Head
 	snapshots map[string][]SnapshotPointer
 	ids       map[uint64]Known
+	replies   map[string]replyAt // by the end of their keys
 	filters   map[uint64]*filter // by bucket; a bucket without one is empty
 	learn     uint64             // the bucket whose ids are to be learned next
 	inbox     map[uint64]Mark
@@ -184,7 +185,7 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 		a.conf = &raftpb.ConfState{Voters: []uint64{voter}}
 	}
 	x := &Index{store: s, shard: shard, at: a, heads: map[string]*Head{}, snapshots: map[string][]SnapshotPointer{},
-		ids: map[uint64]Known{}, filters: map[uint64]*filter{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{},
+		ids: map[uint64]Known{}, replies: map[string]replyAt{}, filters: map[uint64]*filter{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{},
 		opened: opened{limit: s.opened / s.id.Shards}}
 	if err := x.scan(key(shard, keyInbox), func(rest, v []byte) error {
 		f := values{buf: v}
@@ -329,6 +330,10 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 		return nil
 	case entry.LogicChange:
 		return x.raised(r, h.Index)
+	case entry.Answer:
+		x.takenIn(r)
+		x.noteReply(r, h.Index)
+		return nil
 	default:
 		return fmt.Errorf("%v: %w", r.Type, entry.ErrTooNew)
 	}
@@ -352,14 +357,19 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 		}
 		p.Note(r.Epoch, r.Sequence, h.Index, r.Time)
 	case r.Sender.Kind != "":
-		x.inbox[r.Cause.Lineage] = Mark{r.Cause.Index, r.Cause.Ordinal, r.Sender.Effect}
-		x.inboxNew[r.Cause.Lineage] = true
+		x.takenIn(r)
 	case len(r.ID) > 0:
 		hash := IDHash(grain, r.Source, r.ID)
 		x.ids[hash] = Known{h.Index, r.Ordinal, r.Time, BodyHash(r.Event, r.Payload)}
 		x.noteID(hash, r.Time)
 	}
 	return nil
+}
+
+// takenIn moves the inbox on to what another grain sent.
+func (x *Index) takenIn(r *entry.Record) {
+	x.inbox[r.Cause.Lineage] = Mark{r.Cause.Index, r.Cause.Ordinal, r.Sender.Effect}
+	x.inboxNew[r.Cause.Lineage] = true
 }
 
 func (x *Index) grain(r *entry.Record) []byte {
@@ -565,7 +575,7 @@ func decodeState(v []byte) (s State, err error) {
 }
 
 // Checkpoint writes all that changed since the last one, without a sync, and forgets it from memory. outbox is the new
-// value of the outbox cursor. Ids in buckets that end before idsBefore (journal time) are dropped.
+// value of the outbox cursor. Ids and replies in buckets that end before idsBefore (journal time) are dropped.
 func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	b := x.states
 	if b == nil {
@@ -614,6 +624,9 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 		v = binary.LittleEndian.AppendUint64(appendUvs(v[:0], id.Index, uint64(id.Ordinal), uint64(id.Time)), id.Body)
 		put(b.Set(k, v, nil))
 	}
+	for rest, at := range x.replies {
+		put(b.Set(append(replyKey(k[:0], x.shard, uint64(at.time/bucketMicros)), rest...), appendUvs(v[:0], at.index, uint64(at.ordinal)), nil))
+	}
 	for kind, l := range x.logic {
 		k = append(appendPrefix(k[:0], x.shard, keyLogic), kind...)
 		v = l.append(v[:0])
@@ -621,6 +634,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	}
 	if oldest := idsBefore / bucketMicros; oldest > 0 {
 		put(b.DeleteRange(idKey(nil, x.shard, 0, 0), idKey(nil, x.shard, uint64(oldest), 0), nil))
+		put(b.DeleteRange(replyKey(nil, x.shard, 0), replyKey(nil, x.shard, uint64(oldest)), nil))
 		maps.DeleteFunc(x.filters, func(bucket uint64, _ *filter) bool { return bucket < uint64(oldest) })
 	}
 	x.outbox = outbox
@@ -638,6 +652,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	clear(x.heads)
 	clear(x.snapshots)
 	clear(x.ids)
+	clear(x.replies)
 	clear(x.inboxNew)
 	clear(x.producers)
 	x.records, x.bytes = 0, 0

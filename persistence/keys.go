@@ -19,6 +19,7 @@ const (
 	keyID       = 0x09
 	keyState    = 0x0b
 	keyLogic    = 0x11
+	keyReply    = 0x12
 	keyNode     = 0x7f
 )
 

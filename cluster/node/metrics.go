@@ -33,6 +33,8 @@ var figures = []figure{
 	counter("dead_letters_total", "Events whose turn failed.", func(r *reading) float64 { return float64(r.stats.DeadLetters) }),
 	counter("duplicates_total", "Events that were published before.", func(r *reading) float64 { return float64(r.stats.Duplicates) }),
 	counter("sends_total", "Sends handed to their target shard.", func(r *reading) float64 { return float64(r.stats.Sends) }),
+	counter("answers_total", "Deferred replies that came.", func(r *reading) float64 { return float64(r.stats.Answers) }),
+	gauge("asking", "Callers who wait for a deferred reply.", func(r *reading) float64 { return float64(r.stats.Asking) }),
 	counter("snapshots_total", "Snapshots of grains taken.", func(r *reading) float64 { return float64(r.stats.Snapshots) }),
 	counter("activations_total", "Grains loaded.", func(r *reading) float64 { return float64(r.stats.Activations) }),
 	counter("passivations_total", "Grains dropped from memory.", func(r *reading) float64 { return float64(r.stats.Passivations) }),

@@ -284,6 +284,9 @@ func (n *Node) Publish(ctx context.Context, shard uint64, b *actors.Batch, wait 
 	return n.shards[shard-1].publish(ctx, b, wait)
 }
 
+// GiveUp implements [routing.Router].
+func (n *Node) GiveUp(shard uint64, b *actors.Batch) { n.shards[shard-1].post(actors.GiveUp{Batch: b}) }
+
 // Read implements [routing.Router].
 func (n *Node) Read(shard uint64, r *actors.Read) error {
 	return n.shards[shard-1].read(r)
@@ -350,6 +353,8 @@ type Stats struct {
 	// Resident grains and their estimated bytes.
 	Resident int
 	Bytes    int64
+	// Asking are those who wait for a deferred reply.
+	Asking int
 	// Quarantined shards, and Unfit ones, which do not lead because this binary lacks logic that their journal needs.
 	Quarantined, Unfit int
 }
@@ -364,6 +369,7 @@ func (n *Node) Stats() Stats {
 		s.Add(t.Stats)
 		s.Resident += t.Resident
 		s.Bytes += t.Bytes
+		s.Asking += t.Asking
 		s.Quarantined += t.Quarantined
 		s.Unfit += t.Unfit
 	}

@@ -260,6 +260,7 @@ func (r *runner) report() {
 	if r.err == nil {
 		r.stats.Stats = r.shard.Stats
 		r.stats.Resident, r.stats.Bytes = r.shard.Activations()
+		r.stats.Asking = r.shard.Asking()
 		r.overloaded = r.shard.Overloaded()
 	} else {
 		r.overloaded = false

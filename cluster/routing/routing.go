@@ -67,6 +67,9 @@ type Router interface {
 	// there is none. When it returns nil, b.Done will be called; when it returns an error (ErrOverloaded, ErrStopping,
 	// ErrDiskFull, ErrDamaged, or that of ctx) it will not, and nothing happened.
 	Publish(ctx context.Context, shard uint64, b *actors.Batch, wait bool) error
+	// GiveUp tells a shard that the reply to an ask, which it was given by Publish, is not waited for any more; see
+	// [actors.GiveUp]. b.Done is still called, once.
+	GiveUp(shard uint64, b *actors.Batch)
 	// Read hands a read to a shard. When it returns nil, r.Done will be called.
 	Read(shard uint64, r *actors.Read) error
 }

@@ -56,12 +56,15 @@ const (
 	InvalidPage        = "INVALID_PAGE"         // page size too large, or a page token of something else
 	InvalidFormat      = "INVALID_FORMAT"       // an unknown state format
 	InvalidPrefix      = "INVALID_PREFIX"       // a prefix that no key has
+	UnknownQuery       = "UNKNOWN_QUERY"        // the kind answers no such question
+	InvalidWait        = "INVALID_WAIT"         // not more than 0, or more than 5 minutes
 	SeqOutOfRange      = "SEQ_OUT_OF_RANGE"     // the grain has no such record (yet)
 
 	IDConflict       = "ID_CONFLICT"       // the id was published before with another body
 	SequenceConflict = "SEQUENCE_CONFLICT" // the same of a producer's sequence
 	Rejected         = "REJECTED"          // the grain refused the event; journaled
 	DeadLettered     = "DEAD_LETTERED"     // the turn failed; journaled
+	QueryFailed      = "QUERY_FAILED"      // the query's handler failed; nothing is changed
 	JournalCorrupt   = "JOURNAL_CORRUPT"   // stored bytes are damaged; restore this node or ask another
 	LogicMissing     = "LOGIC_MISSING"     // this binary lacks a version of the kind's logic; see the metadata
 
@@ -72,6 +75,7 @@ const (
 	ShardUnavailable  = "SHARD_UNAVAILABLE"  // retry; the shard has no leader at the moment
 	ShardOverloaded   = "SHARD_OVERLOADED"   // retry; the shard has no room
 	GatewayOverloaded = "GATEWAY_OVERLOADED" // retry; this node has too much in flight
+	QueriesOverloaded = "QUERIES_OVERLOADED" // retry; this node runs too many queries
 	DiskFull          = "DISK_FULL"          // retry, once an operator made room
 	StoreDamaged      = "STORE_DAMAGED"      // retry, once an operator brought the file back; reads of what is whole go on
 	SlowReader        = "SLOW_READER"        // answers were not read; reconnect, resend, and read faster

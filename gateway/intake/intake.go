@@ -18,6 +18,8 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/granary-dev/granary/actors"
@@ -49,18 +51,22 @@ const (
 
 // Intake checks and sorts. It is immutable and safe for concurrent use.
 type Intake struct {
-	catalog *grains.Catalog
-	table   routing.Table
-	checks  map[*grains.EventType]*check
+	catalog   *grains.Catalog
+	table     routing.Table
+	checks    map[*grains.EventType]*check
+	questions map[*grains.QueryType]*check
 }
 
 // New returns the intake of a cluster's kinds and shards.
 func New(catalog *grains.Catalog, table routing.Table) *Intake {
-	in := &Intake{catalog: catalog, table: table, checks: map[*grains.EventType]*check{}}
+	in := &Intake{catalog: catalog, table: table, checks: map[*grains.EventType]*check{}, questions: map[*grains.QueryType]*check{}}
 	c := compiler{}
 	for _, k := range catalog.Kinds() {
 		for _, e := range k.Events() {
 			in.checks[e] = c.compile(e.Descriptor())
+		}
+		for _, q := range k.Queries() {
+			in.questions[q] = c.compile(q.Descriptor())
 		}
 	}
 	return in
@@ -96,7 +102,7 @@ func (in *Intake) Take(req *Request, now time.Time, g *Group) *answer.Refusal {
 		var r *answer.Refusal
 		if len(deep) > 0 && deep[0] == int32(i) {
 			deep = deep[1:]
-			r = tooDeep()
+			r = tooDeep("payload")
 		} else {
 			r = in.event(e, horizon, out)
 		}
@@ -135,8 +141,8 @@ func TooLarge(field string, bytes int) *answer.Refusal {
 	return answer.Invalid(answer.RequestTooLarge, field, "they take %d bytes; at most %d are allowed in one batch", bytes, MaxBytes)
 }
 
-func tooDeep() *answer.Refusal {
-	return answer.Invalid(answer.NestedTooDeep, "payload", "it nests deeper than %d levels", MaxNesting)
+func tooDeep(field string) *answer.Refusal {
+	return answer.Invalid(answer.NestedTooDeep, field, "it nests deeper than %d levels", MaxNesting)
 }
 
 // event checks one event and writes it to out. The fields of a refusal are relative to the event.
@@ -293,20 +299,35 @@ func (in *Intake) payload(e *granaryv1.Event, out *actors.Event) *answer.Refusal
 	var bad *fault
 	switch p := e.GetPayload().(type) {
 	case *granaryv1.Event_Protobuf:
-		if bad = in.checks[out.Type].run(p.Protobuf, 1); bad == nil {
-			var err error
-			if out.Message, err = out.Type.Decode(p.Protobuf); err != nil {
-				bad = &fault{what: strings.TrimPrefix(clean(err), "not a "+out.Type.Name+": ")}
-			}
-			out.Payload = p.Protobuf
-		}
+		out.Message, bad = fromProtobuf(p.Protobuf, out.Type, out.Type.Name, in.checks[out.Type])
+		out.Payload = p.Protobuf
 	case *granaryv1.Event_Json:
-		bad = in.fromJSON(p.Json, out)
+		out.Message, out.Payload, bad = fromJSON(p.Json, out.Type, in.checks[out.Type])
 	default:
 		return answer.Invalid(answer.PayloadMissing, "payload", "it is missing; set protobuf or json, to an empty value if the event has no fields")
 	}
 	if bad == nil {
 		return nil
 	}
-	return bad.refusal(out.Type)
+	return bad.refusal("payload", out.Type.Name)
+}
+
+// decoder is a type of message, of an event or a question.
+type decoder interface {
+	Descriptor() protoreflect.MessageDescriptor
+	New() proto.Message
+	Append(dst []byte, msg proto.Message) ([]byte, error)
+	Decode(data []byte) (proto.Message, error)
+}
+
+// fromProtobuf decodes a payload from its wire form.
+func fromProtobuf(data []byte, t decoder, name string, k *check) (proto.Message, *fault) {
+	if bad := k.run(data, 1); bad != nil {
+		return nil, bad
+	}
+	msg, err := t.Decode(data)
+	if err != nil {
+		return nil, &fault{what: strings.TrimPrefix(clean(err), "not a "+name+": ")}
+	}
+	return msg, nil
 }

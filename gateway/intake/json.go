@@ -6,10 +6,10 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/gateway/answer"
 )
 
@@ -17,24 +17,23 @@ import (
 const maxExact = 1 << 53
 
 // fromJSON decodes a payload from JSON: it is journaled as if it had come as protobuf, in deterministic wire form.
-func (in *Intake) fromJSON(s *structpb.Struct, out *actors.Event) *fault {
-	if bad := structure(s, out.Type.Descriptor(), 1); bad != nil {
-		return bad
+func fromJSON(s *structpb.Struct, t decoder, k *check) (msg proto.Message, payload []byte, bad *fault) {
+	if bad := structure(s, t.Descriptor(), 1); bad != nil {
+		return nil, nil, bad
 	}
 	text, err := protojson.Marshal(s)
 	if err != nil {
-		return &fault{what: clean(err)}
+		return nil, nil, &fault{what: clean(err)}
 	}
-	msg := out.Type.New()
+	msg = t.New()
 	if err := (protojson.UnmarshalOptions{RecursionLimit: 2 * MaxNesting}).Unmarshal(text, msg); err != nil {
-		return &fault{what: clean(err)}
+		return nil, nil, &fault{what: clean(err)}
 	}
-	if out.Payload, err = out.Type.Append(nil, msg); err != nil {
-		return &fault{what: clean(err)}
+	if payload, err = t.Append(nil, msg); err != nil {
+		return nil, nil, &fault{what: clean(err)}
 	}
-	out.Message = msg
 	// JSON has ways to say NaN, too.
-	return in.checks[out.Type].run(out.Payload, 1)
+	return msg, payload, k.run(payload, 1)
 }
 
 // structure checks a JSON object that stands for a message: its depth, and what the JSON form of a number loses. d is nil

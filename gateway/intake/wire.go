@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/granary-dev/granary/gateway/answer"
-	"github.com/granary-dev/granary/grains"
 )
 
 // fault is what is wrong with a payload.
@@ -32,20 +31,21 @@ func (f *fault) in(field string) *fault {
 	return f
 }
 
-func (f *fault) refusal(t *grains.EventType) *answer.Refusal {
+// refusal is what is wrong with a message of a type, in a field of the request.
+func (f *fault) refusal(field, typ string) *answer.Refusal {
 	reason := f.reason
 	if reason == "" {
 		reason = answer.InvalidPayload
 	}
 	if reason == answer.NestedTooDeep {
-		return tooDeep().With("type", t.Name)
+		return tooDeep(field).With("type", typ)
 	}
-	r := answer.Invalid(reason, "payload", "not a %s: %s", t.Name, f.what)
+	r := answer.Invalid(reason, field, "not a %s: %s", typ, f.what)
 	if f.path != "" {
 		path := answer.Text(f.path, 96)
-		r = answer.Invalid(reason, "payload", "not a %s: field %s: %s", t.Name, path, f.what).With("field", path)
+		r = answer.Invalid(reason, field, "not a %s: field %s: %s", typ, path, f.what).With("field", path)
 	}
-	return r.With("type", t.Name)
+	return r.With("type", typ)
 }
 
 // place is where the JSON decoder was; it read a text that the client never saw.

@@ -33,7 +33,8 @@ var Kind = grains.Kind[*accountv1.Account]{
 	Version: 1,
 	Doc:     "a card: what it usually pays, where and how often, and how unusual its latest transaction was",
 	Handlers: grains.Handlers[*accountv1.Account]{
-		grains.On(charged), grains.On(labelled),
+		grains.On(charged), grains.On(labelled), grains.On(authorize),
+		grains.Query(profile),
 	},
 }
 

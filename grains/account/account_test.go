@@ -19,6 +19,7 @@ import (
 func TestAccount(t *testing.T) {
 	grainstest.Check(t, grainstest.Suite{
 		Kind: Kind.MustDefine(), Key: "4711", Generate: generate, Scripts: "testdata",
+		Questions: []proto.Message{&accountv1.Profile{Merchant: "a1"}, &accountv1.Profile{Merchant: "\x00"}},
 	})
 }
 
@@ -80,6 +81,10 @@ func generate(rt *rapid.T) []grainstest.Event {
 			charges = append(charges, &accountv1.Labelled{
 				TransactionId: e.TransactionId, Merchant: e.Merchant, ChargedAtMicros: at.UnixMicro(),
 			})
+		}
+		if rapid.IntRange(0, 5).Draw(rt, "ask first") == 0 {
+			a := &accountv1.Authorize{TransactionId: e.TransactionId, Merchant: e.Merchant, AmountCents: e.AmountCents}
+			events = append(events, grainstest.Event{Message: a, At: at})
 		}
 		events = append(events, grainstest.Event{Message: e, At: at})
 	}

@@ -20,6 +20,7 @@ var checks = []struct {
 	{"reject", checkReject},
 	{"determinism", checkDeterminism},
 	{"snapshot", checkSnapshot},
+	{"queries", checkQueries},
 }
 
 // checkReject looks at each outcome for itself.
@@ -38,7 +39,7 @@ func checkReject(s Suite, events []Event) error {
 		case rejected && !bytes.Equal(o.before, o.after):
 			err = fmt.Errorf("it was rejected (%w), but the state changed:\n%s",
 				o.err, s.difference("before", o.before, "after", o.after))
-		case rejected && len(o.effects) > 0:
+		case rejected && len(o.effects)+len(o.reply) > 0:
 			err = fmt.Errorf("it was rejected (%w), but it sent something", o.err)
 		}
 		if err != nil {
@@ -109,6 +110,9 @@ func (s Suite) compare(a, b []outcome, nameA, nameB string) error {
 		where := fmt.Sprintf("event %d, %s", i+1, a.event)
 		if x, y := verdict(a.err), verdict(b.err); x != y {
 			return fmt.Errorf("%s: the outcomes differ:\n  %s: %s\n  %s: %s", where, nameA, x, nameB, y)
+		}
+		if !bytes.Equal(a.reply, b.reply) {
+			return fmt.Errorf("%s: the replies differ:\n  %s: %s\n  %s: %s", where, nameA, replyText(a.reply), nameB, replyText(b.reply))
 		}
 		if len(a.effects) != len(b.effects) {
 			return fmt.Errorf("%s: %d effects %s, %d %s", where, len(a.effects), nameA, len(b.effects), nameB)

@@ -39,6 +39,7 @@ type outcome struct {
 	event   string // full name of its message
 	err     error
 	effects []grains.Effect
+	reply   []byte
 	before  []byte // the state's wire form
 	after   []byte
 	// meddled says that the handler changed the event it was given.
@@ -75,7 +76,7 @@ func (g *grain) turn(e Event) (outcome, error) {
 		in.EventTime = e.At.UnixNano()
 	}
 	ran := g.runner.Run(event, in, g.state, msg)
-	o := outcome{event: name, err: ran.Err, before: g.wire}
+	o := outcome{event: name, err: ran.Err, before: g.wire, reply: bytes.Clone(ran.Reply)}
 	for _, f := range ran.Effects {
 		f.Payload = bytes.Clone(f.Payload) // the runner uses it again
 		o.effects = append(o.effects, f)

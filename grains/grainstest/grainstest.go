@@ -11,6 +11,7 @@
 //
 //   - determinism: the same events give the same outcomes, effects and state bytes, with a used and with a fresh runner;
 //   - snapshot: a grain that is encoded and decoded after every event goes on exactly like one that never was;
+//   - queries: a question asked twice has the same answer, and changes neither the state nor itself;
 //   - reject: a refused event leaves the state's bytes as they were and sends nothing; no event is changed by its
 //     handler; nothing is dead-lettered.
 //
@@ -42,6 +43,8 @@ type Suite struct {
 	// Generate draws a sequence of events, with a share of bad ones that the kind should reject. Nil leaves out the
 	// checks on random sequences.
 	Generate func(*rapid.T) []Event
+	// Questions are put to the kind's queries after each event, beside the empty question of each query.
+	Questions []proto.Message
 	// Scripts is a folder whose *.txt files are scripts (the comment on the script type says what they hold). Empty means
 	// none.
 	Scripts string

@@ -23,6 +23,9 @@ import (
 //	    the time before it. at is the event time (none if left out), now the journal time, from the grain that sent it.
 //	    times repeats the event, each with its own relative time. Prints what came of it (of the last, if repeated), its
 //	    effects, and the fields of the state that changed.
+//	query TYPE [now=TIME]
+//	    Puts a question of the type, whose JSON is the input, to the grain, and prints the answer. now is the time that it
+//	    is for the question; that of the last event if left out.
 //	state
 //	    Prints the whole state.
 //
@@ -74,6 +77,8 @@ func (sc *script) run(d *datadriven.TestData) (string, error) {
 		return "", nil
 	case "event":
 		return sc.event(d)
+	case "query":
+		return sc.query(d)
 	case "state":
 		var b strings.Builder
 		for _, f := range fields(sc.grain.state) {
@@ -81,7 +86,7 @@ func (sc *script) run(d *datadriven.TestData) (string, error) {
 		}
 		return b.String(), nil
 	}
-	return "", fmt.Errorf("no directive %q; there are grain, event and state", d.Cmd)
+	return "", fmt.Errorf("no directive %q; there are grain, event, query and state", d.Cmd)
 }
 
 func (sc *script) event(d *datadriven.TestData) (string, error) {
@@ -140,6 +145,9 @@ func (sc *script) event(d *datadriven.TestData) (string, error) {
 		}
 	}
 	lines := []string{verdict(o.err)}
+	if len(o.reply) > 0 {
+		lines = append(lines, "reply "+replyText(o.reply))
+	}
 	for _, f := range o.effects {
 		lines = append(lines, effectText(f))
 	}
@@ -147,6 +155,35 @@ func (sc *script) event(d *datadriven.TestData) (string, error) {
 		lines = append(lines, "  "+change)
 	}
 	return strings.Join(lines, "\n") + "\n", nil
+}
+
+func (sc *script) query(d *datadriven.TestData) (string, error) {
+	if len(d.CmdArgs) == 0 || len(d.CmdArgs[0].Vals) != 0 {
+		return "", fmt.Errorf("want: query TYPE")
+	}
+	q, ok := sc.grain.kind.Query(d.CmdArgs[0].Key)
+	if !ok {
+		return "", fmt.Errorf("the kind %q has no query %q", sc.grain.kind.Name, d.CmdArgs[0].Key)
+	}
+	question := q.New()
+	if err := protojson.Unmarshal([]byte(d.Input), question); err != nil {
+		return "", err
+	}
+	now := sc.grain.now
+	for _, a := range d.CmdArgs[1:] {
+		if a.Key != "now" || len(a.Vals) != 1 {
+			return "", fmt.Errorf("a query has no option %q", a.Key)
+		}
+		var err error
+		if now, err = moment(a.Vals[0], now); err != nil {
+			return "", err
+		}
+	}
+	reply, refused, err := sc.grain.ask(q, question, now)
+	if err != nil {
+		return "", err
+	}
+	return answerText(reply, refused) + "\n", nil
 }
 
 // moment reads a time of a script: RFC 3339, or a duration behind "+" after the time before it.

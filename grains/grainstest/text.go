@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/granary-dev/granary/grains"
 )
@@ -49,6 +50,19 @@ func effectText(e grains.Effect) string {
 		}
 	}
 	return line + fmt.Sprintf("%x", e.Payload)
+}
+
+// replyText is a reply, an encoded google.protobuf.Any, on one line.
+func replyText(reply []byte) string {
+	var a anypb.Any
+	if err := proto.Unmarshal(reply, &a); err != nil {
+		return fmt.Sprintf("%x", reply)
+	}
+	msg, err := a.UnmarshalNew()
+	if err != nil {
+		return fmt.Sprintf("%x", reply)
+	}
+	return string(a.MessageName()) + " " + string(jsonText(msg))
 }
 
 // jsonText is a message as compact JSON. It takes out the random spaces that protojson puts in on purpose.

@@ -32,7 +32,7 @@ var Kind = grains.Kind[*merchantv1.Merchant]{
 	Version: 1,
 	Doc:     "a place that takes cards: what it takes, and how many of its transactions turn out to be fraud",
 	Handlers: grains.Handlers[*merchantv1.Merchant]{
-		grains.On(seen), grains.On(flagged),
+		grains.On(seen), grains.On(flagged), grains.On(vet),
 	},
 }
 

@@ -73,6 +73,11 @@ func generate(rt *rapid.T) []grainstest.Event {
 			events = append(events, grainstest.Event{Message: flag, At: time.UnixMicro(flag.ChargedAtMicros).Add(days * day), From: from})
 			continue
 		}
+		if rapid.IntRange(0, 5).Draw(rt, "vet") == 0 {
+			v := &merchantv1.Vet{TransactionId: "t", Account: "1", AmountCents: rapid.Int64Range(-1, 100_000).Draw(rt, "cents"),
+				Token: grainstest.Evenly("account/1#2", "account/1#2", "account/1#02", "").Draw(rt, "token"), AccountScore: rapid.Uint32Range(0, 1200).Draw(rt, "score")}
+			events = append(events, grainstest.Event{Message: v, At: at, From: from})
+		}
 		e := &merchantv1.Seen{
 			TransactionId: rapid.StringMatching(`[a-z0-9]{1,8}`).Draw(rt, "id"),
 			Account:       rapid.StringMatching(`[0-9]{1,4}`).Draw(rt, "account"),

@@ -20,7 +20,7 @@ func TestProbe(t *testing.T) {
 }
 
 var (
-	turns  = grainstest.Evenly("append", "append", "transfer", "receive")
+	turns  = grainstest.Evenly("append", "append", "transfer", "receive", "ask", "passed")
 	faults = grainstest.Evenly(append(slices.Repeat([]string{"none"}, 20), "zero", "negative", "huge", "key", "no target")...)
 )
 
@@ -31,6 +31,16 @@ func generate(rt *rapid.T) []grainstest.Event {
 		value := rapid.Uint64Range(1, 40).Draw(rt, "value")
 		amount := rapid.Int64Range(0, 100).Draw(rt, "amount")
 		turn := turns.Draw(rt, "turn")
+		switch turn {
+		case "ask":
+			q := &probev1.Question{Value: rapid.Uint64Range(0, 9).Draw(rt, "question"), To: grainstest.Evenly("", "p1", "p2", "a\x00b").Draw(rt, "of")}
+			events = append(events, grainstest.Event{Message: q})
+			continue
+		case "passed":
+			p := &probev1.Passed{Value: value, Token: grainstest.Evenly("probe/p2#3", "probe/p1#1", "p2").Draw(rt, "token")}
+			events = append(events, grainstest.Event{Message: p, From: grains.Ref{Kind: "probe", Key: "p2"}})
+			continue
+		}
 		if turn == "receive" {
 			events = append(events, grainstest.Event{
 				Message: &probev1.Received{Value: value, Amount: amount}, From: grains.Ref{Kind: "probe", Key: "p2"},
@@ -81,6 +91,18 @@ func TestRecount(t *testing.T) {
 			case *probev1.Received:
 				want.Received = append(want.Received, m.Value)
 				want.Balance += m.Amount
+			case *probev1.Question:
+				want.Questions++
+				if sends = 2; m.To == "" {
+					sends = 0
+					want.Replies++
+				}
+				if (len(out.Reply) > 0) != (m.To == "") {
+					rt.Fatalf("event %d: reply %x to %v", i+1, out.Reply, m)
+				}
+			case *probev1.Passed:
+				sends = 1
+				want.Replies++
 			}
 			if !proto.Equal(s, want) || len(out.Effects) != sends {
 				rt.Fatalf("event %d: %d sends, want %d\nstate   %v\nrecount %v", i+1, len(out.Effects), sends, s, want)

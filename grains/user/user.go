@@ -35,6 +35,7 @@ var Kind = grains.Kind[*userv1.User]{
 	Doc:     "somebody who rates and views products: what they know and like, and what may come next",
 	Handlers: grains.Handlers[*userv1.User]{
 		grains.On(rated), grains.On(viewed), grains.On(suggested),
+		grains.Query(recommend),
 	},
 }
 

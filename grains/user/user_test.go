@@ -21,6 +21,7 @@ import (
 func TestUser(t *testing.T) {
 	grainstest.Check(t, grainstest.Suite{
 		Kind: Kind.MustDefine(), Key: "ada", Generate: generate, Scripts: "testdata",
+		Questions: []proto.Message{&userv1.Recommend{Limit: 3}, &userv1.Recommend{Limit: 99}},
 	})
 }
 

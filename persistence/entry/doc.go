@@ -103,5 +103,7 @@
 //	 7   every             uv, microseconds between the firings of a reminder that repeats
 //
 // A send with a reply token is no event of its target, but the reply to the event that the token names: its event and
-// payload are those of the reply. A defer has no fields. A reply, in a record, is a google.protobuf.Any in wire form.
+// payload are those of the reply. There it becomes an answer: a record with the grain and the seq of the event that is
+// answered, the event, payload, cause and sender of the send, and no seq of its own. One that has no effect, because the
+// event was answered before, did not defer or is not there, has the reason. A defer has no fields. A reply, in a record, is a google.protobuf.Any in wire form.
 package entry

@@ -57,6 +57,8 @@ func (s *shard) derived() error {
 		case keyID:
 			s.compareID(k, rest, c)
 		case keyState: // see compareState
+		case keyReply:
+			s.compareReply(k, rest, c)
 		case keyLogic:
 			s.compareLogic(k, rest, c)
 		default:
@@ -342,6 +344,7 @@ func (s *shard) missing(heads, snaps int) {
 			gone("id", fmt.Sprintf("%016x of index %d record %d", hash, id.index, id.ordinal))
 		}
 	}
+	s.missingReplies(gone)
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -77,7 +77,7 @@ func eachSend(s *shard, r *record, shards uint64, fn func(to uint64, d dispatche
 		}
 		m := mark{s.index, r.ordinal, uint32(i)}
 		print := fingerprint(s.applied.lineage, m, r.hops+1, eventTimeOf(r), [...]string{r.tenant, r.kind, e.kind, e.event},
-			[...][]byte{r.key, e.key, e.payload, r.trace})
+			[...][]byte{r.key, e.key, e.payload, r.trace, e.token})
 		fn(owner(grainKey(r.tenant, e.kind, e.key), shards), dispatched{m, print})
 	}
 }
@@ -85,7 +85,7 @@ func eachSend(s *shard, r *record, shards uint64, fn func(to uint64, d dispatche
 // arrival is the fingerprint of an input that was sent: that of its send, if all is well.
 func arrival(r *record, m mark) uint64 {
 	return fingerprint(r.cause.lineage, m, r.hops, r.eventTime, [...]string{r.tenant, r.sender.kind, r.kind, r.event},
-		[...][]byte{r.sender.key, r.key, r.payload, r.trace})
+		[...][]byte{r.sender.key, r.key, r.payload, r.trace, tokenOf(r)})
 }
 
 // eventTimeOf is the event time that a turn hands on with its sends, in nanoseconds.
@@ -97,7 +97,7 @@ func eventTimeOf(r *record) int64 {
 }
 
 // fingerprint is a hash over all that source and target must agree on.
-func fingerprint(lineage uint64, m mark, hops uint64, eventTime int64, names [4]string, values [4][]byte) uint64 {
+func fingerprint(lineage uint64, m mark, hops uint64, eventTime int64, names [4]string, values [5][]byte) uint64 {
 	var h xxhash.Digest
 	h.Reset()
 	var n [5 * 8]byte
@@ -215,7 +215,7 @@ func (v *verifier) reconcileClosely(p pair, last mark, n uint64) error {
 	}
 	in := map[mark]arrived{}
 	if err := v.records(p.to, func(s *shard, r *record) {
-		if r.sender.kind == "" || r.sequence != 0 || !r.numbered() || owner(grainKey(r.tenant, r.sender.kind, r.sender.key), n) != p.from {
+		if r.sender.kind == "" || r.sequence != 0 || !r.numbered() && r.kindOf != answer || owner(grainKey(r.tenant, r.sender.kind, r.sender.key), n) != p.from {
 			return
 		}
 		m := mark{r.cause.index, r.cause.ordinal, r.sender.effect}

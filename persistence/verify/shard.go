@@ -43,6 +43,7 @@ type shard struct {
 	idOrder   []uint64
 	producers map[string]*producer
 	inbox     map[uint64]*mark
+	replies   replies
 	versions  map[string]*versions // by kind
 	logicKeys int                  // met
 	runner    grains.Runner
@@ -122,7 +123,7 @@ func (v *verifier) shard(id, of uint64) error {
 	parts := 1 + heads/uint64(v.o.MaxGrains)
 	for part := range parts {
 		s := &shard{v: v, id: id, of: of, part: part, parts: parts, grains: map[string]*grain{}, ids: map[uint64]knownID{},
-			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, versions: map[string]*versions{}}
+			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, replies: newReplies(), versions: map[string]*versions{}}
 		s.applied.lineage = id
 		if err := s.read(); err != nil {
 			return err
@@ -344,7 +345,10 @@ func (s *shard) record(r *record) {
 	case logicChange:
 		s.raise(r)
 		return
-	case tombstone, timer, compaction, answer, settlement:
+	case answer:
+		s.answer(r)
+		return
+	case tombstone, timer, compaction, settlement:
 		if s.mine() {
 			s.at(r, "a %s record: nothing writes these yet, and what it means cannot be checked", recordNames[r.kindOf])
 		}
@@ -365,6 +369,7 @@ func (s *shard) record(r *record) {
 		}
 		if r.numbered() {
 			s.origin(r, name)
+			s.defers(r, name)
 		}
 		s.v.sends.sent(s, r)
 	}
@@ -411,15 +416,20 @@ func (s *shard) origin(r *record, grain string) {
 		}
 		p.runs = append(p.runs, run{r.sequence, s.index})
 	case r.sender.kind != "":
-		m := mark{r.cause.index, r.cause.ordinal, r.sender.effect}
-		if last := s.inbox[r.cause.lineage]; last != nil && !last.less(m) {
-			s.at(r, "%v of lineage %d was taken in behind %v", m, r.cause.lineage, *last)
-		}
-		s.inbox[r.cause.lineage] = &m
-		s.v.sends.taken(s, r, m)
+		s.arrived(r)
 	case len(r.id) > 0:
 		s.eventID(r, grain)
 	}
+}
+
+// arrived takes what another grain sent.
+func (s *shard) arrived(r *record) {
+	m := mark{r.cause.index, r.cause.ordinal, r.sender.effect}
+	if last := s.inbox[r.cause.lineage]; last != nil && !last.less(m) {
+		s.at(r, "%v of lineage %d was taken in behind %v", m, r.cause.lineage, *last)
+	}
+	s.inbox[r.cause.lineage] = &m
+	s.v.sends.taken(s, r, m)
 }
 
 func (s *shard) producer(id string) *producer {

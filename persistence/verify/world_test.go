@@ -139,8 +139,8 @@ func tallied(t *grains.Turn, s *merchantv1.Merchant, e *merchantv1.Seen) error {
 
 func testCatalog(t testing.TB) *grains.Catalog {
 	c, err := grains.NewCatalog(
-		grains.Kind[*accountv1.Account]{Name: "counter", Version: 1, Handlers: grains.Handlers[*accountv1.Account]{grains.On(counted)}}.MustDefine(),
-		grains.Kind[*merchantv1.Merchant]{Name: "tally", Version: 1, Handlers: grains.Handlers[*merchantv1.Merchant]{grains.On(tallied)}}.MustDefine(),
+		grains.Kind[*accountv1.Account]{Name: "counter", Version: 1, Handlers: grains.Handlers[*accountv1.Account]{grains.On(counted), grains.On(authorized)}}.MustDefine(),
+		grains.Kind[*merchantv1.Merchant]{Name: "tally", Version: 1, Handlers: grains.Handlers[*merchantv1.Merchant]{grains.On(tallied), grains.On(vetted)}}.MustDefine(),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +219,8 @@ func (w *world) handle(r *record) {
 		w.t.Fatal(out.Err)
 	}
 	for _, e := range out.Effects {
-		r.effects = append(r.effects, effect{kindOf: 1, kind: e.To.Kind, key: []byte(e.To.Key), event: e.Type, payload: bytes.Clone(e.Payload)})
+		r.effects = append(r.effects, effect{kindOf: map[grains.EffectType]byte{grains.Send: 1, grains.Defer: 5}[e.Kind], kind: e.To.Kind, key: []byte(e.To.Key),
+			event: e.Type, payload: bytes.Clone(e.Payload), token: []byte(e.Token)})
 	}
 	r.digest = digestOf(r)
 	s.open = append(s.open, r)
@@ -275,7 +276,10 @@ func (w *world) flush() {
 		e.term = e.raftTerm
 		for i, r := range s.open {
 			r.ordinal = uint32(i)
-			for n := range r.effects {
+			for n, x := range r.effects {
+				if x.kindOf == 5 {
+					continue
+				}
 				w.outbox = append(w.outbox, &outgoing{s, r, index, n})
 			}
 		}
@@ -319,6 +323,10 @@ func (w *world) arrive(o *outgoing) *record {
 	r := &record{kind: e.kind, key: e.key, event: e.event, payload: e.payload, hops: o.source.hops + 1, trace: o.source.trace, eventTime: at,
 		cause:  cause{lineage: o.from.id, index: o.index, ordinal: o.source.ordinal},
 		sender: sender{shard: o.from.id, effect: uint32(o.effect), kind: o.source.kind, key: o.source.key}}
+	if len(e.token) > 0 {
+		w.answer(r, string(e.token))
+		return r
+	}
 	w.handle(r)
 	return r
 }
@@ -465,10 +473,20 @@ func (n *nameTable) record(r *record, base int64) []byte {
 	field(20, len(r.effects) > 0, func() {
 		b = uvs(b, uint64(len(r.effects)))
 		for _, e := range r.effects {
-			b = uvs(append(b, e.kindOf), 0b111, n.of(e.kind))
+			if b = append(b, e.kindOf); e.kindOf == 5 {
+				b = uvs(b, 0)
+				continue
+			}
+			if len(e.token) > 0 {
+				b = uvs(b, 0b1000111, n.of(e.kind))
+			} else {
+				b = uvs(b, 0b111, n.of(e.kind))
+			}
 			b = str(b, string(e.key))
 			name(e.event)
-			b = str(b, string(e.payload))
+			if b = str(b, string(e.payload)); len(e.token) > 0 {
+				b = str(b, string(e.token))
+			}
 		}
 	})
 	field(24, len(r.reason) > 0, func() { b = str(b, string(r.reason)) })
@@ -536,7 +554,7 @@ func (s *testShard) fill() {
 	last := map[string]*at{}
 	for _, e := range s.entries {
 		for _, r := range e.records {
-			if r.kindOf == session || r.kindOf == expiry || r.kindOf == logicChange {
+			if r.kindOf == session || r.kindOf == expiry || r.kindOf == logicChange || r.kindOf == answer {
 				continue
 			}
 			name := r.kind + "/" + string(r.key)
@@ -606,6 +624,12 @@ func (s *testShard) derive(keys map[string][]byte) {
 					kept = [][2]uint64{{r.logic, e.index}}
 				}
 				eras[r.kind], cuts[r.kind] = kept, e.index
+				continue
+			case answer:
+				keys[bkey(s.id, 6, big(r.cause.lineage))] = uvs(nil, r.cause.index, uint64(r.cause.ordinal), uint64(r.sender.effect))
+				if len(r.reason) == 0 {
+					keys[bkey(s.id, 0x12, big(uint64(r.time/(6*3600*1e6))), []byte(grain), []byte{0}, big(r.seq))] = uvs(nil, e.index, uint64(r.ordinal))
+				}
 				continue
 			}
 			if n := len(eras[r.kind]); r.kindOf != snapshot && r.logic != 0 && (n == 0 || eras[r.kind][n-1][0] != r.logic) {

@@ -117,6 +117,38 @@ func (f *fakeNode) Publish(_ context.Context, req *granaryv1.PublishRequest) (*g
 	return out, nil
 }
 
+func (f *fakeNode) Ask(_ context.Context, req *granaryv1.AskRequest) (*granaryv1.AskResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if strings.HasPrefix(req.GetEvent().GetId(), "late") {
+		return nil, refusal(codes.DeadlineExceeded, "DEADLINE_EXCEEDED", "there is no reply after "+req.GetWait().AsDuration().String()+"; the event is journaled", map[string]string{"position": "p", "seq": "1"})
+	}
+	r := f.take(req.GetEvent())
+	if r.GetStatus() != nil {
+		return nil, status.ErrorProto(r.GetStatus())
+	}
+	out := &granaryv1.AskResponse{Result: r}
+	if strings.HasPrefix(req.GetEvent().GetId(), "silent") {
+		return out, nil
+	}
+	out.Json, _ = structpb.NewStruct(map[string]any{"approved": true, "asked": req.GetEvent().GetJson().AsMap()})
+	out.Reply, _ = anypb.New(&emptypb.Empty{})
+	return out, nil
+}
+
+func (f *fakeNode) Query(_ context.Context, req *granaryv1.QueryRequest) (*granaryv1.QueryResponse, error) {
+	if req.GetType() != "Profile" {
+		return nil, refusal(codes.NotFound, "UNKNOWN_QUERY", fmt.Sprintf("kind \"account\" has no query %q", req.GetType()), map[string]string{"queries": "Profile"})
+	}
+	if req.GetAtSeq() > 2 {
+		return nil, refusal(codes.OutOfRange, "SEQ_OUT_OF_RANGE", "the grain has 2 records", nil)
+	}
+	out := &granaryv1.QueryResponse{Grain: req.GetGrain(), LogicVersion: 3}
+	out.Json, _ = structpb.NewStruct(map[string]any{"asked": req.GetJson().AsMap(), "stale": req.GetStale(), "atSeq": req.GetAtSeq(), "at": req.GetAtTime().AsTime().Format(time.RFC3339)})
+	out.Reply, _ = anypb.New(&emptypb.Empty{})
+	return out, nil
+}
+
 func (f *fakeNode) take(e *granaryv1.Event) *granaryv1.Result {
 	refused := func(err error) *granaryv1.Result {
 		return &granaryv1.Result{Status: status.Convert(err).Proto(), Deduplicated: true}
@@ -270,6 +302,9 @@ func fakeKindList() []*granaryv1.Kind {
 				},
 				{Name: "granary.account.v1.Labelled", Fields: []*granaryv1.Field{{Name: "fraud", Type: "bool"}}},
 			},
+			Queries: []*granaryv1.QueryType{{Name: "granary.account.v1.Profile", Reply: "granary.account.v1.ProfileReply", Example: `{"merchant":"m"}`,
+				Fields: []*granaryv1.Field{{Name: "merchant", Type: "string"}}}},
+			Streams: []string{"fraud.alerts"},
 		},
 		{Name: "merchant", Version: 1, Description: "who is paid", State: "granary.merchant.v1.Merchant", IdWindow: durationpb.New(time.Hour)},
 	}

@@ -19,7 +19,7 @@ func (a *app) grainCommand() *cobra.Command {
   granary grain history account/42`,
 	}
 	t.addTo(cmd)
-	return a.group(cmd, a.grainGetCommand(t), a.grainHistoryCommand(t), a.grainListCommand(t))
+	return a.group(cmd, a.grainGetCommand(t), a.grainQueryCommand(t), a.grainHistoryCommand(t), a.grainListCommand(t))
 }
 
 // oneGrain is the argument KIND/KEY.

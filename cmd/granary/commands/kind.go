@@ -33,6 +33,13 @@ type kindJSON struct {
 	State       string          `json:"state"`
 	IDWindow    string          `json:"idWindow"`
 	Events      []eventTypeJSON `json:"events"`
+	Queries     []queryTypeJSON `json:"queries,omitempty"`
+	Streams     []string        `json:"streams,omitempty"`
+}
+
+type queryTypeJSON struct {
+	eventTypeJSON
+	Reply string `json:"reply"`
 }
 
 type eventTypeJSON struct {
@@ -52,14 +59,22 @@ func kindOf(k *granaryv1.Kind) kindJSON {
 		IDWindow: k.GetIdWindow().AsDuration().String(), Events: []eventTypeJSON{},
 	}
 	for _, e := range k.GetEvents() {
-		event := eventTypeJSON{Name: e.GetName(), Fields: []fieldJSON{}}
-		for _, f := range e.GetFields() {
-			event.Fields = append(event.Fields, fieldJSON{f.GetName(), f.GetType()})
-		}
-		if json.Valid([]byte(e.GetExample())) {
-			event.Example = json.RawMessage(e.GetExample())
-		}
-		out.Events = append(out.Events, event)
+		out.Events = append(out.Events, typeOf(e.GetName(), e.GetFields(), e.GetExample()))
+	}
+	for _, q := range k.GetQueries() {
+		out.Queries = append(out.Queries, queryTypeJSON{typeOf(q.GetName(), q.GetFields(), q.GetExample()), q.GetReply()})
+	}
+	out.Streams = k.GetStreams()
+	return out
+}
+
+func typeOf(name string, fields []*granaryv1.Field, example string) eventTypeJSON {
+	out := eventTypeJSON{Name: name, Fields: []fieldJSON{}}
+	for _, f := range fields {
+		out.Fields = append(out.Fields, fieldJSON{f.GetName(), f.GetType()})
+	}
+	if json.Valid([]byte(example)) {
+		out.Example = json.RawMessage(example)
 	}
 	return out
 }
@@ -117,11 +132,13 @@ func eventNames(k *granaryv1.Kind) string {
 func (a *app) kindShowCommand(t *target) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show KIND",
-		Short: "show a kind: its state, its events, their fields, and an example of each",
-		Long: `Shows a kind: its state, each event that it takes with its fields, and for each a line that publishes an example.
+		Short: "show a kind: its state, its events and queries, their fields, and an example of each",
+		Long: `Shows a kind: its state, each event that it takes and each query that it answers with its fields, and for each a line
+that publishes or asks an example.
 
 With -o json: an object with name, version, earlierVersions (whose logic is kept; may be left out), description,
-state, idWindow (how long event ids are remembered) and events ([{"name", "fields": [{"name", "type"}], "example"}]).`,
+state, idWindow (how long event ids are remembered), events ([{"name", "fields": [{"name", "type"}], "example"}]),
+queries (as events, with the type of the answer in reply; may be left out) and streams (may be left out).`,
 		Example: "  granary kind show account",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -177,17 +194,30 @@ func (a *app) describeKind(k kindJSON, t *target) error {
 	}
 	fmt.Fprintf(a.Out, "%s version %d%s: %s\n", bold(plain(k.Name)), k.Version, earlier, plain(k.Description))
 	fmt.Fprintf(a.Out, "state %s, event ids are remembered for %s\n", plain(k.State), k.IDWindow)
-	for _, e := range k.Events {
-		fmt.Fprintf(a.Out, "\n%s\n", bold(plain(e.Name)))
+	if len(k.Streams) > 0 {
+		fmt.Fprintf(a.Out, "publishes to %s\n", plain(strings.Join(k.Streams, ", ")))
+	}
+	fields := func(fields []fieldJSON) {
 		width := 0
-		for _, f := range e.Fields {
+		for _, f := range fields {
 			width = max(width, len(f.Name))
 		}
-		for _, f := range e.Fields {
+		for _, f := range fields {
 			fmt.Fprintf(a.Out, "  %-*s  %s\n", width, plain(f.Name), plain(f.Type))
 		}
+	}
+	for _, e := range k.Events {
+		fmt.Fprintf(a.Out, "\n%s\n", bold(plain(e.Name)))
+		fields(e.Fields)
 		if e.Example != nil {
 			fmt.Fprintf(a.Out, "  %s\n", exampleLine(k.Name+"/1", e, string(t.address)))
+		}
+	}
+	for _, q := range k.Queries {
+		fmt.Fprintf(a.Out, "\n%s, a query answered with %s\n", bold(plain(q.Name)), plain(q.Reply))
+		fields(q.Fields)
+		if q.Example != nil {
+			fmt.Fprintf(a.Out, "  %s\n", queryExample(k.Name+"/1", q, string(t.address)))
 		}
 	}
 	return nil

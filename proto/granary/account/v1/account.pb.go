@@ -39,6 +39,10 @@ const (
 	Reason_REASON_NEW_MERCHANT Reason = 4
 	// A transaction of the last 30 days was labelled as fraud.
 	Reason_REASON_RECENT_FRAUD Reason = 5
+	// At least 100 in 1000 of the merchant's settled transactions were fraud. Only in a Decision.
+	Reason_REASON_RISKY_MERCHANT Reason = 6
+	// The amount is at least five times the mean of what the merchant took in the last 30 days. Only in a Decision.
+	Reason_REASON_UNUSUAL_FOR_MERCHANT Reason = 7
 )
 
 // Enum value maps for Reason.
@@ -50,6 +54,8 @@ var (
 		3: "REASON_BUSY_DAY",
 		4: "REASON_NEW_MERCHANT",
 		5: "REASON_RECENT_FRAUD",
+		6: "REASON_RISKY_MERCHANT",
+		7: "REASON_UNUSUAL_FOR_MERCHANT",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -58,6 +64,8 @@ var (
 		"REASON_BUSY_DAY":              3,
 		"REASON_NEW_MERCHANT":          4,
 		"REASON_RECENT_FRAUD":          5,
+		"REASON_RISKY_MERCHANT":        6,
+		"REASON_UNUSUAL_FOR_MERCHANT":  7,
 	}
 )
 
@@ -291,9 +299,11 @@ type Account struct {
 	// FNV-1a hashes of the names of the last 32 labelled transactions, in the order in which they were first labelled.
 	LabelHashes []uint64 `protobuf:"fixed64,28,rep,packed,name=label_hashes,json=labelHashes,proto3" json:"label_hashes,omitempty"`
 	// What they were labelled as, in parallel: true for fraud.
-	LabelFrauds   []bool `protobuf:"varint,29,rep,packed,name=label_frauds,json=labelFrauds,proto3" json:"label_frauds,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LabelFrauds []bool `protobuf:"varint,29,rep,packed,name=label_frauds,json=labelFrauds,proto3" json:"label_frauds,omitempty"`
+	// Transactions that were to be authorized.
+	AuthorizeCount uint64 `protobuf:"varint,30,opt,name=authorize_count,json=authorizeCount,proto3" json:"authorize_count,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Account) Reset() {
@@ -529,6 +539,390 @@ func (x *Account) GetLabelFrauds() []bool {
 	return nil
 }
 
+func (x *Account) GetAuthorizeCount() uint64 {
+	if x != nil {
+		return x.AuthorizeCount
+	}
+	return 0
+}
+
+// Authorize asks whether a transaction should be let through. Its event time is the time of the transaction, which may or
+// may not take place: that is told by Charged. The reply is a Decision, which the merchant's grain gives: the account tells
+// it what is unusual from its own view.
+type Authorize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The publisher's name of the transaction: 1 to 128 bytes.
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Key of the merchant that is to be paid.
+	Merchant string `protobuf:"bytes,2,opt,name=merchant,proto3" json:"merchant,omitempty"`
+	// What is to be paid, in cents: 0 to 10^12.
+	AmountCents   int64 `protobuf:"varint,3,opt,name=amount_cents,json=amountCents,proto3" json:"amount_cents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authorize) Reset() {
+	*x = Authorize{}
+	mi := &file_granary_account_v1_account_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authorize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authorize) ProtoMessage() {}
+
+func (x *Authorize) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_account_v1_account_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authorize.ProtoReflect.Descriptor instead.
+func (*Authorize) Descriptor() ([]byte, []int) {
+	return file_granary_account_v1_account_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Authorize) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *Authorize) GetMerchant() string {
+	if x != nil {
+		return x.Merchant
+	}
+	return ""
+}
+
+func (x *Authorize) GetAmountCents() int64 {
+	if x != nil {
+		return x.AmountCents
+	}
+	return 0
+}
+
+// Decision is the reply to Authorize.
+type Decision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True if the score is below 600.
+	Approved bool `protobuf:"varint,1,opt,name=approved,proto3" json:"approved,omitempty"`
+	// What speaks against the transaction, from both views: 0 (nothing) to 1000.
+	Score uint32 `protobuf:"varint,2,opt,name=score,proto3" json:"score,omitempty"`
+	// The account's part of it: what the transaction would score if it took place.
+	AccountScore uint32 `protobuf:"varint,3,opt,name=account_score,json=accountScore,proto3" json:"account_score,omitempty"`
+	// The merchant's risk at the time.
+	MerchantRisk uint32 `protobuf:"varint,4,opt,name=merchant_risk,json=merchantRisk,proto3" json:"merchant_risk,omitempty"`
+	// What raised the score, in the order of the enum.
+	Reasons       []Reason `protobuf:"varint,5,rep,packed,name=reasons,proto3,enum=granary.account.v1.Reason" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_granary_account_v1_account_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_account_v1_account_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_granary_account_v1_account_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Decision) GetApproved() bool {
+	if x != nil {
+		return x.Approved
+	}
+	return false
+}
+
+func (x *Decision) GetScore() uint32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *Decision) GetAccountScore() uint32 {
+	if x != nil {
+		return x.AccountScore
+	}
+	return 0
+}
+
+func (x *Decision) GetMerchantRisk() uint32 {
+	if x != nil {
+		return x.MerchantRisk
+	}
+	return 0
+}
+
+func (x *Decision) GetReasons() []Reason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+// Profile is a query: what does this account usually do?
+type Profile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key of a merchant that the account may or may not know. Empty: it is not asked.
+	Merchant      string `protobuf:"bytes,1,opt,name=merchant,proto3" json:"merchant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profile) Reset() {
+	*x = Profile{}
+	mi := &file_granary_account_v1_account_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profile) ProtoMessage() {}
+
+func (x *Profile) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_account_v1_account_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profile.ProtoReflect.Descriptor instead.
+func (*Profile) Descriptor() ([]byte, []int) {
+	return file_granary_account_v1_account_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Profile) GetMerchant() string {
+	if x != nil {
+		return x.Merchant
+	}
+	return ""
+}
+
+// ProfileReply is the answer to Profile. Its windows end with the hour in which the question is asked, not with the newest
+// transaction as those of the state do.
+type ProfileReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Transactions ever.
+	Count uint64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Their mean, in cents, rounded down.
+	MeanCents int64 `protobuf:"varint,2,opt,name=mean_cents,json=meanCents,proto3" json:"mean_cents,omitempty"`
+	// Their standard deviation (of all, not of a sample), in cents, rounded down.
+	DeviationCents int64 `protobuf:"varint,3,opt,name=deviation_cents,json=deviationCents,proto3" json:"deviation_cents,omitempty"`
+	// The last 24 hours.
+	Day *Window `protobuf:"bytes,4,opt,name=day,proto3" json:"day,omitempty"`
+	// The last 7 days.
+	Week *Window `protobuf:"bytes,5,opt,name=week,proto3" json:"week,omitempty"`
+	// The last 30 days.
+	Month *Window `protobuf:"bytes,6,opt,name=month,proto3" json:"month,omitempty"`
+	// The newest event time of a transaction, in Unix microseconds; 0 if there is none.
+	LastAtMicros int64 `protobuf:"varint,7,opt,name=last_at_micros,json=lastAtMicros,proto3" json:"last_at_micros,omitempty"`
+	// True if the merchant asked for is among the last 64 that the account paid.
+	MerchantKnown bool `protobuf:"varint,8,opt,name=merchant_known,json=merchantKnown,proto3" json:"merchant_known,omitempty"`
+	// Transactions that were labelled as fraud.
+	FraudCount    uint64 `protobuf:"varint,9,opt,name=fraud_count,json=fraudCount,proto3" json:"fraud_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileReply) Reset() {
+	*x = ProfileReply{}
+	mi := &file_granary_account_v1_account_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileReply) ProtoMessage() {}
+
+func (x *ProfileReply) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_account_v1_account_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileReply.ProtoReflect.Descriptor instead.
+func (*ProfileReply) Descriptor() ([]byte, []int) {
+	return file_granary_account_v1_account_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProfileReply) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ProfileReply) GetMeanCents() int64 {
+	if x != nil {
+		return x.MeanCents
+	}
+	return 0
+}
+
+func (x *ProfileReply) GetDeviationCents() int64 {
+	if x != nil {
+		return x.DeviationCents
+	}
+	return 0
+}
+
+func (x *ProfileReply) GetDay() *Window {
+	if x != nil {
+		return x.Day
+	}
+	return nil
+}
+
+func (x *ProfileReply) GetWeek() *Window {
+	if x != nil {
+		return x.Week
+	}
+	return nil
+}
+
+func (x *ProfileReply) GetMonth() *Window {
+	if x != nil {
+		return x.Month
+	}
+	return nil
+}
+
+func (x *ProfileReply) GetLastAtMicros() int64 {
+	if x != nil {
+		return x.LastAtMicros
+	}
+	return 0
+}
+
+func (x *ProfileReply) GetMerchantKnown() bool {
+	if x != nil {
+		return x.MerchantKnown
+	}
+	return false
+}
+
+func (x *ProfileReply) GetFraudCount() uint64 {
+	if x != nil {
+		return x.FraudCount
+	}
+	return 0
+}
+
+// Window is what an account did in some time up to now.
+type Window struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Transactions.
+	Count uint64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Their sum, in cents.
+	Cents int64 `protobuf:"varint,2,opt,name=cents,proto3" json:"cents,omitempty"`
+	// Their mean, in cents, rounded down; 0 without any.
+	MeanCents     int64 `protobuf:"varint,3,opt,name=mean_cents,json=meanCents,proto3" json:"mean_cents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Window) Reset() {
+	*x = Window{}
+	mi := &file_granary_account_v1_account_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Window) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Window) ProtoMessage() {}
+
+func (x *Window) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_account_v1_account_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Window.ProtoReflect.Descriptor instead.
+func (*Window) Descriptor() ([]byte, []int) {
+	return file_granary_account_v1_account_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Window) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Window) GetCents() int64 {
+	if x != nil {
+		return x.Cents
+	}
+	return 0
+}
+
+func (x *Window) GetMeanCents() int64 {
+	if x != nil {
+		return x.MeanCents
+	}
+	return 0
+}
+
 var File_granary_account_v1_account_proto protoreflect.FileDescriptor
 
 const file_granary_account_v1_account_proto_rawDesc = "" +
@@ -542,7 +936,7 @@ const file_granary_account_v1_account_proto_rawDesc = "" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x1a\n" +
 	"\bmerchant\x18\x02 \x01(\tR\bmerchant\x12*\n" +
 	"\x11charged_at_micros\x18\x03 \x01(\x03R\x0fchargedAtMicros\x12\x14\n" +
-	"\x05fraud\x18\x04 \x01(\bR\x05fraud\"\xdc\a\n" +
+	"\x05fraud\x18\x04 \x01(\bR\x05fraud\"\x85\b\n" +
 	"\aAccount\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x14\n" +
 	"\x05cents\x18\x02 \x01(\x03R\x05cents\x12\x1b\n" +
@@ -582,14 +976,46 @@ const file_granary_account_v1_account_proto_rawDesc = "" +
 	"hour_cents\x18\x1a \x03(\x03R\thourCents\x12'\n" +
 	"\x0fmerchant_hashes\x18\x1b \x03(\aR\x0emerchantHashes\x12!\n" +
 	"\flabel_hashes\x18\x1c \x03(\x06R\vlabelHashes\x12!\n" +
-	"\flabel_frauds\x18\x1d \x03(\bR\vlabelFrauds*\xa8\x01\n" +
+	"\flabel_frauds\x18\x1d \x03(\bR\vlabelFrauds\x12'\n" +
+	"\x0fauthorize_count\x18\x1e \x01(\x04R\x0eauthorizeCount\"q\n" +
+	"\tAuthorize\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x1a\n" +
+	"\bmerchant\x18\x02 \x01(\tR\bmerchant\x12!\n" +
+	"\famount_cents\x18\x03 \x01(\x03R\vamountCents\"\xbc\x01\n" +
+	"\bDecision\x12\x1a\n" +
+	"\bapproved\x18\x01 \x01(\bR\bapproved\x12\x14\n" +
+	"\x05score\x18\x02 \x01(\rR\x05score\x12#\n" +
+	"\raccount_score\x18\x03 \x01(\rR\faccountScore\x12#\n" +
+	"\rmerchant_risk\x18\x04 \x01(\rR\fmerchantRisk\x124\n" +
+	"\areasons\x18\x05 \x03(\x0e2\x1a.granary.account.v1.ReasonR\areasons\"%\n" +
+	"\aProfile\x12\x1a\n" +
+	"\bmerchant\x18\x01 \x01(\tR\bmerchant\"\xea\x02\n" +
+	"\fProfileReply\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x1d\n" +
+	"\n" +
+	"mean_cents\x18\x02 \x01(\x03R\tmeanCents\x12'\n" +
+	"\x0fdeviation_cents\x18\x03 \x01(\x03R\x0edeviationCents\x12,\n" +
+	"\x03day\x18\x04 \x01(\v2\x1a.granary.account.v1.WindowR\x03day\x12.\n" +
+	"\x04week\x18\x05 \x01(\v2\x1a.granary.account.v1.WindowR\x04week\x120\n" +
+	"\x05month\x18\x06 \x01(\v2\x1a.granary.account.v1.WindowR\x05month\x12$\n" +
+	"\x0elast_at_micros\x18\a \x01(\x03R\flastAtMicros\x12%\n" +
+	"\x0emerchant_known\x18\b \x01(\bR\rmerchantKnown\x12\x1f\n" +
+	"\vfraud_count\x18\t \x01(\x04R\n" +
+	"fraudCount\"S\n" +
+	"\x06Window\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x14\n" +
+	"\x05cents\x18\x02 \x01(\x03R\x05cents\x12\x1d\n" +
+	"\n" +
+	"mean_cents\x18\x03 \x01(\x03R\tmeanCents*\xe4\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cREASON_AMOUNT_FAR_ABOVE_MEAN\x10\x01\x12\x1d\n" +
 	"\x19REASON_LARGEST_AMOUNT_YET\x10\x02\x12\x13\n" +
 	"\x0fREASON_BUSY_DAY\x10\x03\x12\x17\n" +
 	"\x13REASON_NEW_MERCHANT\x10\x04\x12\x17\n" +
-	"\x13REASON_RECENT_FRAUD\x10\x05BCZAgithub.com/granary-dev/granary/proto/granary/account/v1;accountv1b\x06proto3"
+	"\x13REASON_RECENT_FRAUD\x10\x05\x12\x19\n" +
+	"\x15REASON_RISKY_MERCHANT\x10\x06\x12\x1f\n" +
+	"\x1bREASON_UNUSUAL_FOR_MERCHANT\x10\aBCZAgithub.com/granary-dev/granary/proto/granary/account/v1;accountv1b\x06proto3"
 
 var (
 	file_granary_account_v1_account_proto_rawDescOnce sync.Once
@@ -604,20 +1030,29 @@ func file_granary_account_v1_account_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_account_v1_account_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_granary_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_granary_account_v1_account_proto_goTypes = []any{
-	(Reason)(0),      // 0: granary.account.v1.Reason
-	(*Charged)(nil),  // 1: granary.account.v1.Charged
-	(*Labelled)(nil), // 2: granary.account.v1.Labelled
-	(*Account)(nil),  // 3: granary.account.v1.Account
+	(Reason)(0),          // 0: granary.account.v1.Reason
+	(*Charged)(nil),      // 1: granary.account.v1.Charged
+	(*Labelled)(nil),     // 2: granary.account.v1.Labelled
+	(*Account)(nil),      // 3: granary.account.v1.Account
+	(*Authorize)(nil),    // 4: granary.account.v1.Authorize
+	(*Decision)(nil),     // 5: granary.account.v1.Decision
+	(*Profile)(nil),      // 6: granary.account.v1.Profile
+	(*ProfileReply)(nil), // 7: granary.account.v1.ProfileReply
+	(*Window)(nil),       // 8: granary.account.v1.Window
 }
 var file_granary_account_v1_account_proto_depIdxs = []int32{
 	0, // 0: granary.account.v1.Account.reasons:type_name -> granary.account.v1.Reason
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	0, // 1: granary.account.v1.Decision.reasons:type_name -> granary.account.v1.Reason
+	8, // 2: granary.account.v1.ProfileReply.day:type_name -> granary.account.v1.Window
+	8, // 3: granary.account.v1.ProfileReply.week:type_name -> granary.account.v1.Window
+	8, // 4: granary.account.v1.ProfileReply.month:type_name -> granary.account.v1.Window
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_granary_account_v1_account_proto_init() }
@@ -631,7 +1066,7 @@ func file_granary_account_v1_account_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_account_v1_account_proto_rawDesc), len(file_granary_account_v1_account_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -9,6 +9,7 @@
 package merchantv1
 
 import (
+	v1 "github.com/granary-dev/granary/proto/granary/account/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -223,8 +224,12 @@ type Merchant struct {
 	FraudHours []uint32 `protobuf:"varint,26,rep,packed,name=fraud_hours,json=fraudHours,proto3" json:"fraud_hours,omitempty"`
 	// Frauds of each such hour, in parallel.
 	FraudHourCounts []uint64 `protobuf:"varint,27,rep,packed,name=fraud_hour_counts,json=fraudHourCounts,proto3" json:"fraud_hour_counts,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Transactions that were to be vetted.
+	VettedCount uint64 `protobuf:"varint,28,opt,name=vetted_count,json=vettedCount,proto3" json:"vetted_count,omitempty"`
+	// Those of them that were not approved.
+	RefusedCount  uint64 `protobuf:"varint,29,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Merchant) Reset() {
@@ -446,11 +451,117 @@ func (x *Merchant) GetFraudHourCounts() []uint64 {
 	return nil
 }
 
+func (x *Merchant) GetVettedCount() uint64 {
+	if x != nil {
+		return x.VettedCount
+	}
+	return 0
+}
+
+func (x *Merchant) GetRefusedCount() uint64 {
+	if x != nil {
+		return x.RefusedCount
+	}
+	return 0
+}
+
+// Vet asks for the decision on a transaction that is to be authorized. The account's grain sends it; its event time is the
+// time of the transaction. The decision goes to whoever asked the account.
+type Vet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The publisher's name of the transaction: 1 to 128 bytes.
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Key of the account that is to pay.
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	// What is to be paid, in cents: 0 to 10^12.
+	AmountCents int64 `protobuf:"varint,3,opt,name=amount_cents,json=amountCents,proto3" json:"amount_cents,omitempty"`
+	// Reply token of the account's Authorize.
+	Token string `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
+	// What the transaction would score from the account's view.
+	AccountScore uint32 `protobuf:"varint,5,opt,name=account_score,json=accountScore,proto3" json:"account_score,omitempty"`
+	// What raised that score.
+	AccountReasons []v1.Reason `protobuf:"varint,6,rep,packed,name=account_reasons,json=accountReasons,proto3,enum=granary.account.v1.Reason" json:"account_reasons,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Vet) Reset() {
+	*x = Vet{}
+	mi := &file_granary_merchant_v1_merchant_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Vet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Vet) ProtoMessage() {}
+
+func (x *Vet) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_merchant_v1_merchant_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Vet.ProtoReflect.Descriptor instead.
+func (*Vet) Descriptor() ([]byte, []int) {
+	return file_granary_merchant_v1_merchant_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Vet) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *Vet) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Vet) GetAmountCents() int64 {
+	if x != nil {
+		return x.AmountCents
+	}
+	return 0
+}
+
+func (x *Vet) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Vet) GetAccountScore() uint32 {
+	if x != nil {
+		return x.AccountScore
+	}
+	return 0
+}
+
+func (x *Vet) GetAccountReasons() []v1.Reason {
+	if x != nil {
+		return x.AccountReasons
+	}
+	return nil
+}
+
 var File_granary_merchant_v1_merchant_proto protoreflect.FileDescriptor
 
 const file_granary_merchant_v1_merchant_proto_rawDesc = "" +
 	"\n" +
-	"\"granary/merchant/v1/merchant.proto\x12\x13granary.merchant.v1\"j\n" +
+	"\"granary/merchant/v1/merchant.proto\x12\x13granary.merchant.v1\x1a granary/account/v1/account.proto\"j\n" +
 	"\x04Seen\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12!\n" +
@@ -459,7 +570,7 @@ const file_granary_merchant_v1_merchant_proto_rawDesc = "" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12*\n" +
 	"\x11charged_at_micros\x18\x03 \x01(\x03R\x0fchargedAtMicros\x12\x1c\n" +
-	"\twithdrawn\x18\x04 \x01(\bR\twithdrawn\"\xc5\a\n" +
+	"\twithdrawn\x18\x04 \x01(\bR\twithdrawn\"\x8d\b\n" +
 	"\bMerchant\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x14\n" +
 	"\x05cents\x18\x02 \x01(\x03R\x05cents\x12&\n" +
@@ -497,7 +608,16 @@ const file_granary_merchant_v1_merchant_proto_rawDesc = "" +
 	"hour_cents\x18\x19 \x03(\x03R\thourCents\x12\x1f\n" +
 	"\vfraud_hours\x18\x1a \x03(\rR\n" +
 	"fraudHours\x12*\n" +
-	"\x11fraud_hour_counts\x18\x1b \x03(\x04R\x0ffraudHourCountsBEZCgithub.com/granary-dev/granary/proto/granary/merchant/v1;merchantv1b\x06proto3"
+	"\x11fraud_hour_counts\x18\x1b \x03(\x04R\x0ffraudHourCounts\x12!\n" +
+	"\fvetted_count\x18\x1c \x01(\x04R\vvettedCount\x12#\n" +
+	"\rrefused_count\x18\x1d \x01(\x04R\frefusedCount\"\xe9\x01\n" +
+	"\x03Vet\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12!\n" +
+	"\famount_cents\x18\x03 \x01(\x03R\vamountCents\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\tR\x05token\x12#\n" +
+	"\raccount_score\x18\x05 \x01(\rR\faccountScore\x12C\n" +
+	"\x0faccount_reasons\x18\x06 \x03(\x0e2\x1a.granary.account.v1.ReasonR\x0eaccountReasonsBEZCgithub.com/granary-dev/granary/proto/granary/merchant/v1;merchantv1b\x06proto3"
 
 var (
 	file_granary_merchant_v1_merchant_proto_rawDescOnce sync.Once
@@ -511,18 +631,21 @@ func file_granary_merchant_v1_merchant_proto_rawDescGZIP() []byte {
 	return file_granary_merchant_v1_merchant_proto_rawDescData
 }
 
-var file_granary_merchant_v1_merchant_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_granary_merchant_v1_merchant_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_granary_merchant_v1_merchant_proto_goTypes = []any{
 	(*Seen)(nil),     // 0: granary.merchant.v1.Seen
 	(*Flagged)(nil),  // 1: granary.merchant.v1.Flagged
 	(*Merchant)(nil), // 2: granary.merchant.v1.Merchant
+	(*Vet)(nil),      // 3: granary.merchant.v1.Vet
+	(v1.Reason)(0),   // 4: granary.account.v1.Reason
 }
 var file_granary_merchant_v1_merchant_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	4, // 0: granary.merchant.v1.Vet.account_reasons:type_name -> granary.account.v1.Reason
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_granary_merchant_v1_merchant_proto_init() }
@@ -536,7 +659,7 @@ func file_granary_merchant_v1_merchant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_merchant_v1_merchant_proto_rawDesc), len(file_granary_merchant_v1_merchant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -154,7 +154,11 @@ type Probe struct {
 	// up to 0.
 	Balance int64 `protobuf:"varint,3,opt,name=balance,proto3" json:"balance,omitempty"`
 	// How many values were received after the first 65536.
-	Uncounted     uint64 `protobuf:"varint,4,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
+	Uncounted uint64 `protobuf:"varint,4,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
+	// Questions taken.
+	Questions uint64 `protobuf:"varint,10,opt,name=questions,proto3" json:"questions,omitempty"`
+	// Replies given, to the probe's own questions and to those of others.
+	Replies       uint64 `protobuf:"varint,11,opt,name=replies,proto3" json:"replies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +221,196 @@ func (x *Probe) GetUncounted() uint64 {
 	return 0
 }
 
+func (x *Probe) GetQuestions() uint64 {
+	if x != nil {
+		return x.Questions
+	}
+	return 0
+}
+
+func (x *Probe) GetReplies() uint64 {
+	if x != nil {
+		return x.Replies
+	}
+	return 0
+}
+
+// Question asks for a Reply: of this probe at once, or of another one a little later.
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value: not 0. It comes back in the reply.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Key of the probe that replies, which may be this one: this probe defers and passes the question on. Empty: this probe
+	// replies at once.
+	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Question) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Question) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// Passed brings a Question from another probe.
+type Passed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Question.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Its reply token.
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Passed) Reset() {
+	*x = Passed{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Passed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Passed) ProtoMessage() {}
+
+func (x *Passed) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Passed.ProtoReflect.Descriptor instead.
+func (*Passed) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Passed) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Passed) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// Reply is the reply to a Question. No two replies of one probe have the same count, so a test can tell whether one that
+// comes again is the first one.
+type Reply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Question.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Key of the probe that replies.
+	By string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	// Which of its replies this is, from 1.
+	Count         uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reply) Reset() {
+	*x = Reply{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reply) ProtoMessage() {}
+
+func (x *Reply) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reply.ProtoReflect.Descriptor instead.
+func (*Reply) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Reply) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Reply) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Reply) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 var File_granary_probe_v1_probe_proto protoreflect.FileDescriptor
 
 const file_granary_probe_v1_probe_proto_rawDesc = "" +
@@ -228,12 +422,25 @@ const file_granary_probe_v1_probe_proto_rawDesc = "" +
 	"\x06amount\x18\x03 \x01(\x03R\x06amount\"8\n" +
 	"\bReceived\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\x03R\x06amount\"s\n" +
+	"\x06amount\x18\x02 \x01(\x03R\x06amount\"\xab\x01\n" +
 	"\x05Probe\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\x04R\x06values\x12\x1a\n" +
 	"\breceived\x18\x02 \x03(\x04R\breceived\x12\x18\n" +
 	"\abalance\x18\x03 \x01(\x03R\abalance\x12\x1c\n" +
-	"\tuncounted\x18\x04 \x01(\x04R\tuncountedB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
+	"\tuncounted\x18\x04 \x01(\x04R\tuncounted\x12\x1c\n" +
+	"\tquestions\x18\n" +
+	" \x01(\x04R\tquestions\x12\x18\n" +
+	"\areplies\x18\v \x01(\x04R\areplies\"0\n" +
+	"\bQuestion\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"4\n" +
+	"\x06Passed\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"C\n" +
+	"\x05Reply\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05countB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
 
 var (
 	file_granary_probe_v1_probe_proto_rawDescOnce sync.Once
@@ -247,11 +454,14 @@ func file_granary_probe_v1_probe_proto_rawDescGZIP() []byte {
 	return file_granary_probe_v1_probe_proto_rawDescData
 }
 
-var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_granary_probe_v1_probe_proto_goTypes = []any{
 	(*Append)(nil),   // 0: granary.probe.v1.Append
 	(*Received)(nil), // 1: granary.probe.v1.Received
 	(*Probe)(nil),    // 2: granary.probe.v1.Probe
+	(*Question)(nil), // 3: granary.probe.v1.Question
+	(*Passed)(nil),   // 4: granary.probe.v1.Passed
+	(*Reply)(nil),    // 5: granary.probe.v1.Reply
 }
 var file_granary_probe_v1_probe_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -272,7 +482,7 @@ func file_granary_probe_v1_probe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_probe_v1_probe_proto_rawDesc), len(file_granary_probe_v1_probe_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

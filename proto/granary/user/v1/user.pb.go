@@ -403,6 +403,162 @@ func (x *User) GetNextBecause() []string {
 	return nil
 }
 
+// Recommend is a query: what comes next for this user?
+type Recommend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many products are wanted, 1 to 10; 0 means 10.
+	Limit         uint32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recommend) Reset() {
+	*x = Recommend{}
+	mi := &file_granary_user_v1_user_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recommend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recommend) ProtoMessage() {}
+
+func (x *Recommend) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_user_v1_user_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recommend.ProtoReflect.Descriptor instead.
+func (*Recommend) Descriptor() ([]byte, []int) {
+	return file_granary_user_v1_user_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Recommend) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// Recommendations are the answer to Recommend.
+type Recommendations struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// products, the best first.
+	Products      []*Recommendation `protobuf:"bytes,1,rep,name=products,proto3" json:"products,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recommendations) Reset() {
+	*x = Recommendations{}
+	mi := &file_granary_user_v1_user_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recommendations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recommendations) ProtoMessage() {}
+
+func (x *Recommendations) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_user_v1_user_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recommendations.ProtoReflect.Descriptor instead.
+func (*Recommendations) Descriptor() ([]byte, []int) {
+	return file_granary_user_v1_user_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Recommendations) GetProducts() []*Recommendation {
+	if x != nil {
+		return x.Products
+	}
+	return nil
+}
+
+// Recommendation is one product that the user may like.
+type Recommendation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key of the product.
+	Product string `protobuf:"bytes,1,opt,name=product,proto3" json:"product,omitempty"`
+	// What speaks for it: the sum of its similarities to the interests that suggest it.
+	Score uint32 `protobuf:"varint,2,opt,name=score,proto3" json:"score,omitempty"`
+	// Why: the product that the user is interested in and that it is most similar to.
+	Because       string `protobuf:"bytes,3,opt,name=because,proto3" json:"because,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recommendation) Reset() {
+	*x = Recommendation{}
+	mi := &file_granary_user_v1_user_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recommendation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recommendation) ProtoMessage() {}
+
+func (x *Recommendation) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_user_v1_user_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recommendation.ProtoReflect.Descriptor instead.
+func (*Recommendation) Descriptor() ([]byte, []int) {
+	return file_granary_user_v1_user_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Recommendation) GetProduct() string {
+	if x != nil {
+		return x.Product
+	}
+	return ""
+}
+
+func (x *Recommendation) GetScore() uint32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *Recommendation) GetBecause() string {
+	if x != nil {
+		return x.Because
+	}
+	return ""
+}
+
 var File_granary_user_v1_user_proto protoreflect.FileDescriptor
 
 const file_granary_user_v1_user_proto_rawDesc = "" +
@@ -442,7 +598,15 @@ const file_granary_user_v1_user_proto_rawDesc = "" +
 	"\x04next\x18\x11 \x03(\tR\x04next\x12\x1f\n" +
 	"\vnext_scores\x18\x12 \x03(\rR\n" +
 	"nextScores\x12!\n" +
-	"\fnext_because\x18\x13 \x03(\tR\vnextBecauseB=Z;github.com/granary-dev/granary/proto/granary/user/v1;userv1b\x06proto3"
+	"\fnext_because\x18\x13 \x03(\tR\vnextBecause\"!\n" +
+	"\tRecommend\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"N\n" +
+	"\x0fRecommendations\x12;\n" +
+	"\bproducts\x18\x01 \x03(\v2\x1f.granary.user.v1.RecommendationR\bproducts\"Z\n" +
+	"\x0eRecommendation\x12\x18\n" +
+	"\aproduct\x18\x01 \x01(\tR\aproduct\x12\x14\n" +
+	"\x05score\x18\x02 \x01(\rR\x05score\x12\x18\n" +
+	"\abecause\x18\x03 \x01(\tR\abecauseB=Z;github.com/granary-dev/granary/proto/granary/user/v1;userv1b\x06proto3"
 
 var (
 	file_granary_user_v1_user_proto_rawDescOnce sync.Once
@@ -456,19 +620,23 @@ func file_granary_user_v1_user_proto_rawDescGZIP() []byte {
 	return file_granary_user_v1_user_proto_rawDescData
 }
 
-var file_granary_user_v1_user_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_granary_user_v1_user_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_granary_user_v1_user_proto_goTypes = []any{
-	(*Rated)(nil),     // 0: granary.user.v1.Rated
-	(*Viewed)(nil),    // 1: granary.user.v1.Viewed
-	(*Suggested)(nil), // 2: granary.user.v1.Suggested
-	(*User)(nil),      // 3: granary.user.v1.User
+	(*Rated)(nil),           // 0: granary.user.v1.Rated
+	(*Viewed)(nil),          // 1: granary.user.v1.Viewed
+	(*Suggested)(nil),       // 2: granary.user.v1.Suggested
+	(*User)(nil),            // 3: granary.user.v1.User
+	(*Recommend)(nil),       // 4: granary.user.v1.Recommend
+	(*Recommendations)(nil), // 5: granary.user.v1.Recommendations
+	(*Recommendation)(nil),  // 6: granary.user.v1.Recommendation
 }
 var file_granary_user_v1_user_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	6, // 0: granary.user.v1.Recommendations.products:type_name -> granary.user.v1.Recommendation
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_granary_user_v1_user_proto_init() }
@@ -482,7 +650,7 @@ func file_granary_user_v1_user_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_user_v1_user_proto_rawDesc), len(file_granary_user_v1_user_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
