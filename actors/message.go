@@ -112,6 +112,7 @@ type Read struct {
 	Get     *Get
 	History *History
 	List    *List
+	Tail    *Tail
 	// Failed is the outcome when the read failed, Folded otherwise. Why says it in words.
 	Failed Outcome
 	Why    string
@@ -120,6 +121,7 @@ type Read struct {
 
 	wait  uint64 // index that must be committed first
 	token uint64 // confirmation that must have come
+	slot  int    // place among the tails, from 1; see Shard.tails
 }
 
 // Get asks for the state of a grain.
