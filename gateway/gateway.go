@@ -12,7 +12,7 @@
 //
 // # One port
 //
-// A connection that opens with the HTTP/2 preface is served by grpc-go natively: the three services, health and
+// A connection that opens with the HTTP/2 preface is served by grpc-go natively: the services, health and
 // reflection. Any other is served as HTTP/1.1: the unary methods by the Connect protocol (POST of JSON, so curl will do),
 // CloudEvents at POST /v1/events, /metrics, /healthz and /readyz.
 //
@@ -100,6 +100,8 @@ type Limits struct {
 	// SendTimeout is how long a client of a stream may leave responses unread before the stream is cut; it is noticed
 	// within another quarter of it. Default: 30 s.
 	SendTimeout time.Duration
+	// Subscriptions that are open at once; further ones are refused. Default: 1,000.
+	Subscriptions int
 	// HeaderBytes of a request. Default: 32 KiB.
 	HeaderBytes int
 }
@@ -138,6 +140,7 @@ func (l *Limits) fill() error {
 	def(&l.PingAfter, 30*time.Second)
 	def(&l.PingTimeout, 10*time.Second)
 	def(&l.SendTimeout, 30*time.Second)
+	def(&l.Subscriptions, 1000)
 	def(&l.HeaderBytes, 32<<10)
 	if l.InFlight < minInFlight {
 		return fmt.Errorf("gateway: InFlight is %d bytes, but must be at least %d, or the largest batch would never fit", l.InFlight, minInFlight)
@@ -162,9 +165,13 @@ type Gateway struct {
 	router  routing.Router
 	intake  *intake.Intake
 	kinds   *kindTable
+	outputs *streamTable
 	metrics *metrics
 	budget  *semaphore.Weighted
 	gate    gate
+	closing chan struct{} // closed when Stop begins: subscriptions end, they have nothing outstanding
+
+	subscriptions atomic.Int64
 
 	port   *port
 	grpc   *grpc.Server
@@ -200,11 +207,12 @@ func New(opts Options) *Gateway {
 	}
 	g := &Gateway{
 		opts: opts, log: opts.Logger, router: opts.Router,
-		intake: intake.New(opts.Catalog, opts.Router.Table()), kinds: describeKinds(opts.Catalog),
+		intake: intake.New(opts.Catalog, opts.Router.Table()), kinds: describeKinds(opts.Catalog), outputs: listStreams(opts.Catalog),
 		metrics: newMetrics(opts.Metrics), budget: semaphore.NewWeighted(opts.Limits.InFlight),
 		health: health.NewServer(), streams: map[*stream]struct{}{}, stopped: make(chan struct{}),
 	}
 	g.gate.drained = make(chan struct{})
+	g.closing = make(chan struct{})
 	g.port = newPort(opts.Limits, opts.Logger, g.metrics)
 	g.grpc = g.newGRPC()
 	g.http = g.newHTTP()
@@ -231,7 +239,7 @@ func (g *Gateway) newGRPC() *grpc.Server {
 	healthpb.RegisterHealthServer(s, g.health)
 	reflection.Register(s)
 	for _, name := range []string{"", granaryv1.EventService_ServiceDesc.ServiceName, granaryv1.GrainService_ServiceDesc.ServiceName,
-		granaryv1.KindService_ServiceDesc.ServiceName} {
+		granaryv1.KindService_ServiceDesc.ServiceName, granaryv1.StreamService_ServiceDesc.ServiceName} {
 		g.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
 	}
 	return s
@@ -275,6 +283,7 @@ func (g *Gateway) Stop(ctx context.Context) {
 		defer close(g.stopped)
 		g.health.Shutdown()
 		g.gate.close()
+		close(g.closing)
 		g.mu.Lock()
 		for s := range g.streams {
 			s.stop()

@@ -217,6 +217,116 @@ func (x *Probe) GetUncounted() uint64 {
 	return 0
 }
 
+// Announce lets the probe publish a value to the stream "probe.values". It leaves no trace in the state.
+type Announce struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value: not 0.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// How often it is published: 0, as 1, to 100.
+	Times         uint32 `protobuf:"varint,2,opt,name=times,proto3" json:"times,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Announce) Reset() {
+	*x = Announce{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Announce) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Announce) ProtoMessage() {}
+
+func (x *Announce) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Announce.ProtoReflect.Descriptor instead.
+func (*Announce) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Announce) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Announce) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+// Announced is what is published of an Announce.
+type Announced struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Announce.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Which of the times it is, from 0.
+	Number        uint32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Announced) Reset() {
+	*x = Announced{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Announced) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Announced) ProtoMessage() {}
+
+func (x *Announced) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Announced.ProtoReflect.Descriptor instead.
+func (*Announced) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Announced) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Announced) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 var File_granary_probe_v1_probe_proto protoreflect.FileDescriptor
 
 const file_granary_probe_v1_probe_proto_rawDesc = "" +
@@ -233,7 +343,13 @@ const file_granary_probe_v1_probe_proto_rawDesc = "" +
 	"\x06values\x18\x01 \x03(\x04R\x06values\x12\x1a\n" +
 	"\breceived\x18\x02 \x03(\x04R\breceived\x12\x18\n" +
 	"\abalance\x18\x03 \x01(\x03R\abalance\x12\x1c\n" +
-	"\tuncounted\x18\x04 \x01(\x04R\tuncountedB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
+	"\tuncounted\x18\x04 \x01(\x04R\tuncounted\"6\n" +
+	"\bAnnounce\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x14\n" +
+	"\x05times\x18\x02 \x01(\rR\x05times\"9\n" +
+	"\tAnnounced\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06numberB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
 
 var (
 	file_granary_probe_v1_probe_proto_rawDescOnce sync.Once
@@ -247,11 +363,13 @@ func file_granary_probe_v1_probe_proto_rawDescGZIP() []byte {
 	return file_granary_probe_v1_probe_proto_rawDescData
 }
 
-var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_granary_probe_v1_probe_proto_goTypes = []any{
-	(*Append)(nil),   // 0: granary.probe.v1.Append
-	(*Received)(nil), // 1: granary.probe.v1.Received
-	(*Probe)(nil),    // 2: granary.probe.v1.Probe
+	(*Append)(nil),    // 0: granary.probe.v1.Append
+	(*Received)(nil),  // 1: granary.probe.v1.Received
+	(*Probe)(nil),     // 2: granary.probe.v1.Probe
+	(*Announce)(nil),  // 3: granary.probe.v1.Announce
+	(*Announced)(nil), // 4: granary.probe.v1.Announced
 }
 var file_granary_probe_v1_probe_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -272,7 +390,7 @@ func file_granary_probe_v1_probe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_probe_v1_probe_proto_rawDesc), len(file_granary_probe_v1_probe_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
