@@ -180,6 +180,9 @@ func serve(t testing.TB, f granaryv1.EventServiceServer) *grpc.ClientConn {
 	}
 	server := grpc.NewServer()
 	granaryv1.RegisterEventServiceServer(server, f)
+	if s, ok := f.(granaryv1.StreamServiceServer); ok {
+		granaryv1.RegisterStreamServiceServer(server, s)
+	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
