@@ -26,6 +26,9 @@ const (
 // Subscription reads a stream, or the records of a kind: each item once, those of a shard in order. It is not for use by
 // several goroutines at once.
 type Subscription struct {
+	// Retrying, if it is set, is told why a call was lost, and the pause before the next attempt.
+	Retrying func(err error, pause time.Duration)
+
 	ctx        context.Context
 	client     granaryv1.StreamServiceClient
 	request    *granaryv1.SubscribeRequest
@@ -134,6 +137,9 @@ func (s *Subscription) retry(err error) error {
 	pause := min(minPause<<min(s.failures, 10), maxPause)
 	s.failures++
 	pause = max(pause/2+time.Duration(rand.Int64N(int64(pause/2))), asked)
+	if s.Retrying != nil {
+		s.Retrying(err, pause)
+	}
 	t := time.NewTimer(pause)
 	defer t.Stop()
 	select {
