@@ -8,7 +8,8 @@
 //
 // Invariant: what the gateway refuses never reached a shard, and what reached a shard is answered with the shard's own
 // outcome or not at all. Nothing waits here without a bound: connections, streams, batches and bytes in flight are all
-// limited, and who meets a limit is told, or is not read from.
+// limited, and who meets a limit is told, or is not read from. A subscription pulls: a client that does not read it holds a
+// page of entries and a response, and nobody up.
 //
 // # One port
 //

@@ -422,6 +422,25 @@ func TestSubscribeOutlivesLeaders(t *testing.T) {
 	}
 }
 
+// TestSubscribeHearsBehindNothing: an entry without an item, and the next one is not missed.
+func TestSubscribeHearsBehindNothing(t *testing.T) {
+	_, j, streams := startJournals(t)
+	call, err := streams.Subscribe(t.Context(), bells(fromNow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next(t, call)
+	for i := range 3 {
+		await(t, "all shards are asked", func() bool { return j.waiting() == 4 })
+		j.append(1, rung("a", uint64(2*i)+1))
+		await(t, "all shards are asked again", func() bool { return j.waiting() == 4 })
+		j.append(1, rung("a", uint64(2*i)+2, fmt.Sprint(i)))
+		if r := next(t, call); !slices.Equal(ids(r), []string{fmt.Sprint(i)}) {
+			t.Fatal(i, r)
+		}
+	}
+}
+
 // TestSubscriptionsAreBounded: one too many is told so, and whoever goes leaves nothing behind.
 func TestSubscriptionsAreBounded(t *testing.T) {
 	_, j, streams := startJournals(t, func(o *gateway.Options) { o.Limits.Subscriptions = 3 })
