@@ -55,7 +55,7 @@ func (p *passed) add(position string, cents int64) {
 
 func newAccount(c *check, customer uint32, sent []row) *account {
 	return &account{
-		c: c, name: transactions.AccountKind + "/" + strconv.FormatUint(uint64(customer), 10), sent: sent, last: -1,
+		c: c, name: accountName(customer), sent: sent, last: -1,
 		folded: make([]bool, len(sent)), logged: make([]bool, len(sent)), passed: map[string]*passed{},
 	}
 }
@@ -65,6 +65,11 @@ func (a *account) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return a.judge(ctx, seq, broken)
+}
+
+// judge holds the state, and what should have a record, against the records that were read.
+func (a *account) judge(ctx context.Context, seq uint64, broken string) error {
 	var state accountv1.Account
 	if err := a.c.state(ctx, a.name, seq, broken, &state); err != nil {
 		return err

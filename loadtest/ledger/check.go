@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
@@ -19,6 +20,7 @@ const pageSize = 1_000
 type check struct {
 	o      Options
 	sent   *Sent
+	conn   grpc.ClientConnInterface
 	grains granaryv1.GrainServiceClient
 
 	accounts map[uint32][]row // what was sent to each account looked at
@@ -55,6 +57,9 @@ func (c *check) advance() {
 func (c *check) checkAccounts(ctx context.Context) error {
 	c.total = len(c.accounts)
 	c.report.Accounts = len(c.accounts)
+	if c.o.Sample >= 1 {
+		return c.wholeAccounts(ctx)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(c.o.Parallel)
 	for _, customer := range slices.Sorted(maps.Keys(c.accounts)) {
@@ -77,21 +82,20 @@ func (c *check) checkAccounts(ctx context.Context) error {
 // the number of the last.
 func (c *check) read(ctx context.Context, grain string, do func(*granaryv1.HistoryRecord) error) (seq uint64, broken string, err error) {
 	request := &granaryv1.HistoryRequest{Grain: grain, PageSize: pageSize, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF}
+	var n numbered
 	for {
 		page, err := c.grains.History(ctx, request)
 		if err != nil {
 			return 0, "", err
 		}
 		for _, r := range page.GetRecords() {
-			if seq++; r.GetSeq() != seq && broken == "" {
-				broken = fmt.Sprintf("record %d of %s has the number %d", seq, grain, r.GetSeq())
-			}
+			n.take(grain, r)
 			if err := do(r); err != nil {
 				return 0, "", fmt.Errorf("record %d: %w", r.GetSeq(), err)
 			}
 		}
 		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-			return seq, broken, nil
+			return n.seq, n.broken, nil
 		}
 	}
 }

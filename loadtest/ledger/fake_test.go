@@ -2,10 +2,13 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,6 +126,54 @@ func (f *fakeGrains) History(_ context.Context, r *granaryv1.HistoryRequest) (*g
 	return page, nil
 }
 
+type fakeStreams struct {
+	granaryv1.UnimplementedStreamServiceServer
+	f *fakeGrains
+}
+
+// Subscribe sends the records of a kind until there are no more. A position is how many of each grain were sent.
+func (s fakeStreams) Subscribe(r *granaryv1.SubscribeRequest, call grpc.ServerStreamingServer[granaryv1.SubscribeResponse]) error {
+	f := s.f
+	f.mu.Lock()
+	sent := map[string]int{}
+	if p := r.GetPosition(); p != "" {
+		if err := json.Unmarshal([]byte(p), &sent); err != nil {
+			return err
+		}
+	}
+	var responses []*granaryv1.SubscribeResponse
+	for _, grain := range slices.Sorted(maps.Keys(f.histories)) {
+		all := f.histories[grain]
+		if f.late[grain] {
+			delete(f.late, grain)
+			all = all[:len(all)-1]
+		}
+		if !strings.HasPrefix(grain, r.GetKind()+"/") {
+			continue
+		}
+		for page := range slices.Chunk(all[sent[grain]:], smallPages) {
+			out := &granaryv1.SubscribeResponse{}
+			for _, rec := range page {
+				out.Items = append(out.Items, &granaryv1.SubscribeItem{Grain: grain, Item: &granaryv1.SubscribeItem_Record{Record: rec}})
+			}
+			sent[grain] += len(page)
+			position, err := json.Marshal(sent)
+			if err != nil {
+				return err
+			}
+			out.Position = string(position)
+			responses = append(responses, out)
+		}
+	}
+	f.mu.Unlock()
+	for _, out := range responses {
+		if err := call.Send(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *fakeGrains) serve(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -131,6 +182,7 @@ func (f *fakeGrains) serve(t *testing.T) *grpc.ClientConn {
 	}
 	server := grpc.NewServer()
 	granaryv1.RegisterGrainServiceServer(server, f)
+	granaryv1.RegisterStreamServiceServer(server, fakeStreams{f: f})
 	go func() { _ = server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

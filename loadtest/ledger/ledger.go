@@ -1,10 +1,10 @@
 // Package ledger is the proof at the end of a run: what was sent, and what of it is in the journal.
 //
-// While a run goes on, [Sent] notes every event and what its publisher was told. Afterwards [Check] reads the history of
-// every grain that was touched and holds it against the notes: each acknowledged event is there exactly once, in the
+// While a run goes on, [Sent] notes every event and what its publisher was told. Afterwards [Check] reads the records of
+// every grain that was touched (by a subscription, or of a sample by their histories) and holds them against the notes: each acknowledged event is there exactly once, in the
 // order sent, with the content sent; one whose outcome stayed unknown is there at most once; each is passed on to its
 // merchant exactly once; and the state of every grain holds the very count and sum that a recount gives. The package may
-// import proto, transactions and grpc. It never imports anything that the cluster itself is made of, so a mistake there
+// import proto, client, transactions and grpc. It never imports anything that the cluster itself is made of, so a mistake there
 // cannot hide itself here.
 //
 // Invariant: nothing is taken from the cluster that the verdict is about. What should be there comes from the notes
@@ -107,7 +107,7 @@ func Check(ctx context.Context, conn grpc.ClientConnInterface, sent *Sent, o Opt
 	setDefault(&o.MaxFindings, 20)
 	begin := time.Now()
 	c := &check{
-		o: o, sent: sent, grains: granaryv1.NewGrainServiceClient(conn),
+		o: o, sent: sent, conn: conn, grains: granaryv1.NewGrainServiceClient(conn),
 		accounts: sent.accounts(o.Sample), merchants: map[string]*passed{},
 	}
 	c.report.Sent, c.report.Acknowledged, c.report.Refused, c.report.Unknown = sent.Totals()

@@ -157,35 +157,37 @@ func TestFindings(t *testing.T) {
 			f.fold(source, "p", 50, h)
 		}, Report{Sent: 1, Refused: 1, Checked: 1, Folded: 1, Passed: 1, Altered: 1}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			f, sent := world()
-			test.change(f, sent)
-			settle := 10 * time.Millisecond
-			if len(f.late) > 0 {
-				settle = 10 * time.Second
-			}
-			got, err := Check(t.Context(), f.serve(t), sent, Options{Settle: settle, Parallel: 3})
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := test.want
-			want.Sent += 21
-			want.Acknowledged += 21
-			want.Checked += 21
-			want.Accounts, want.Merchants = 2, 2
-			if want.OK() != got.OK() || want.OK() != (len(got.Findings) == 0) {
-				t.Errorf("OK is %v", got.OK())
-			}
-			// Folded and passed on follow from what was done; spare the table the arithmetic.
-			if want.Folded += 21 - want.Missing; test.name == "rejected without a record" {
-				want.Folded++
-			}
-			got.Seconds, got.Findings, got.Passed, want.Passed = 0, nil, 0, 0
-			if !reflect.DeepEqual(*got, want) {
-				t.Errorf("got  %+v\nwant %+v", *got, want)
-			}
-		})
+		for _, sample := range []float64{1, 0.999999} { // by one subscription, and by histories
+			t.Run(fmt.Sprintf("%s, sample=%v", test.name, sample), func(t *testing.T) {
+				t.Parallel()
+				f, sent := world()
+				test.change(f, sent)
+				settle := 10 * time.Millisecond
+				if len(f.late) > 0 {
+					settle = 10 * time.Second
+				}
+				got, err := Check(t.Context(), f.serve(t), sent, Options{Sample: sample, Settle: settle, Parallel: 3})
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := test.want
+				want.Sent += 21
+				want.Acknowledged += 21
+				want.Checked += 21
+				want.Accounts, want.Merchants = 2, 2
+				if want.OK() != got.OK() || want.OK() != (len(got.Findings) == 0) {
+					t.Errorf("OK is %v", got.OK())
+				}
+				// Folded and passed on follow from what was done; spare the table the arithmetic.
+				if want.Folded += 21 - want.Missing; test.name == "rejected without a record" {
+					want.Folded++
+				}
+				got.Seconds, got.Findings, got.Passed, want.Passed = 0, nil, 0, 0
+				if !reflect.DeepEqual(*got, want) {
+					t.Errorf("got  %+v\nwant %+v", *got, want)
+				}
+			})
+		}
 	}
 }
 
@@ -297,7 +299,7 @@ func TestRefusedChecks(t *testing.T) {
 		t.Error("a sample of more than all was taken")
 	}
 	conn.Close()
-	if _, err := Check(t.Context(), conn, sent, Options{}); err == nil || !strings.Contains(err.Error(), "account/") {
+	if _, err := Check(t.Context(), conn, sent, Options{}); err == nil || !strings.Contains(err.Error(), "kind account") {
 		t.Errorf("without a connection: %v", err)
 	}
 }

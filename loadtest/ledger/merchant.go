@@ -25,6 +25,9 @@ const settlePause = 200 * time.Millisecond
 
 // checkMerchants reads the merchants that accounts passed something on to, a few at a time.
 func (c *check) checkMerchants(ctx context.Context) error {
+	if c.o.Sample >= 1 {
+		return c.wholeMerchants(ctx)
+	}
 	keys := slices.DeleteFunc(slices.Sorted(maps.Keys(c.merchants)), func(key string) bool {
 		return !sampled(xxhash.Sum64String(key), c.o.Sample)
 	})
@@ -47,15 +50,21 @@ func (c *check) checkMerchants(ctx context.Context) error {
 
 // merchant is what the history of a merchant says.
 type merchant struct {
-	name   string
-	seq    uint64
-	broken string
+	name string
+	numbered
 	// seen is what came from the accounts looked at, each cause once; again is how many came more than once.
 	seen  passed
 	again uint64
 	// count and cents recount everything, whoever it came from.
 	count uint64
 	cents int64
+
+	causes map[uint64]struct{}
+	event  merchantv1.Seen
+}
+
+func newMerchant(name string) *merchant {
+	return &merchant{name: name, causes: map[uint64]struct{}{}}
 }
 
 func (c *check) checkMerchant(ctx context.Context, key string, deadline time.Time) error {
@@ -76,6 +85,11 @@ func (c *check) checkMerchant(ctx context.Context, key string, deadline time.Tim
 			return ctx.Err()
 		}
 	}
+	return c.judgeMerchant(ctx, m, want)
+}
+
+// judgeMerchant holds the state, and what was passed on, against the records that were read.
+func (c *check) judgeMerchant(ctx context.Context, m *merchant, want *passed) error {
 	var state merchantv1.Merchant
 	if err := c.state(ctx, m.name, m.seq, m.broken, &state); err != nil {
 		return err
@@ -106,33 +120,34 @@ func (c *check) checkMerchant(ctx context.Context, key string, deadline time.Tim
 }
 
 func (c *check) readMerchant(ctx context.Context, name string) (*merchant, error) {
-	m := &merchant{name: name}
-	causes := map[uint64]struct{}{}
-	var seen merchantv1.Seen
+	m := newMerchant(name)
 	var err error
-	m.seq, m.broken, err = c.read(ctx, name, func(r *granaryv1.HistoryRecord) error {
-		if r.GetType() != seenType || r.GetOutcome() != granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED {
-			return nil
-		}
-		seen.Reset()
-		if err := seen.UnmarshalVT(r.GetPayloadProtobuf()); err != nil {
-			return err
-		}
-		m.count++
-		m.cents += seen.GetAmountCents()
-		if !c.looksAt(r.GetSender()) {
-			return nil
-		}
-		cause := xxhash.Sum64String(r.GetCause())
-		if _, again := causes[cause]; again {
-			m.again++
-			return nil
-		}
-		causes[cause] = struct{}{}
-		m.seen.add(r.GetCause(), seen.GetAmountCents())
-		return nil
-	})
+	m.seq, m.broken, err = c.read(ctx, name, func(r *granaryv1.HistoryRecord) error { return m.record(c, r) })
 	return m, err
+}
+
+// record takes one record of the merchant.
+func (m *merchant) record(c *check, r *granaryv1.HistoryRecord) error {
+	if r.GetType() != seenType || r.GetOutcome() != granaryv1.RecordOutcome_RECORD_OUTCOME_FOLDED {
+		return nil
+	}
+	m.event.Reset()
+	if err := m.event.UnmarshalVT(r.GetPayloadProtobuf()); err != nil {
+		return err
+	}
+	m.count++
+	m.cents += m.event.GetAmountCents()
+	if !c.looksAt(r.GetSender()) {
+		return nil
+	}
+	cause := xxhash.Sum64String(r.GetCause())
+	if _, again := m.causes[cause]; again {
+		m.again++
+		return nil
+	}
+	m.causes[cause] = struct{}{}
+	m.seen.add(r.GetCause(), m.event.GetAmountCents())
+	return nil
 }
 
 // looksAt says whether a grain is one of the accounts looked at.
