@@ -15,7 +15,7 @@ import (
 func ExampleSubscribe() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	conn, err := client.Dial("127.0.0.1:7450")
+	conn, err := client.Dial("127.0.0.1:7080")
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -33,9 +33,10 @@ type journals struct {
 	*memory
 	mu      sync.Mutex
 	shards  []*journal
-	read    atomic.Int64 // entries that were read
-	damaged uint64       // index that cannot be read; 0: none
-	absent  bool         // no shard has a leader
+	read    atomic.Int64   // entries that were read
+	damaged uint64         // index that cannot be read; 0: none
+	absent  bool           // no shard has a leader
+	refuses actors.Outcome // of shard 3
 }
 
 type journal struct {
@@ -96,6 +97,10 @@ func (j *journals) Read(shard uint64, r *actors.Read) error {
 	case j.absent:
 		j.mu.Unlock()
 		r.Failed, r.Why = actors.Unavailable, "no leader"
+		r.Done(r)
+	case j.refuses != actors.Folded && shard == 3:
+		j.mu.Unlock()
+		r.Failed, r.Why = j.refuses, "shard 3 says why"
 		r.Done(r)
 	case uint64(len(s.entries)) > r.Tail.After:
 		j.mu.Unlock()
@@ -394,6 +399,27 @@ func TestSubscribeDamage(t *testing.T) {
 	_, err = call.Recv()
 	if f := grpcFailure(err); f.code != codes.DataLoss || f.reason != answer.JournalCorrupt || f.metadata["shard"] != "1" || f.metadata["index"] != "3" {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestSubscribeToWhatIsNotServed: a shard in quarantine, or one that lacks logic, ends the call and says why.
+func TestSubscribeToWhatIsNotServed(t *testing.T) {
+	for outcome, want := range map[actors.Outcome]failure{
+		actors.Corrupt:      {code: codes.DataLoss, reason: answer.JournalCorrupt},
+		actors.LogicMissing: {code: codes.FailedPrecondition, reason: answer.LogicMissing},
+		actors.Overloaded:   {code: codes.ResourceExhausted, reason: answer.ShardOverloaded},
+	} {
+		_, j, streams := startJournals(t)
+		j.refuses = outcome
+		call, err := streams.Subscribe(t.Context(), bells(beginning))
+		if err == nil {
+			_, err = call.Recv()
+		}
+		if f := grpcFailure(err); f.code != want.code || f.reason != want.reason || f.metadata["shard"] != "3" || f.message != "shard 3 says why" ||
+			(f.retry > 0) != (outcome == actors.Overloaded) {
+			t.Errorf("%v: %+v", outcome, f)
+		}
+		await(t, "nobody waits", func() bool { return j.waiting() == 0 })
 	}
 }
 

@@ -274,9 +274,6 @@ func (s *Subscription) Took(shard uint64, entries []*entry.Reader, behind routin
 	s.pages = page{shard: shard, entries: entries, behind: behind, err: refusal}
 }
 
-// Again takes back that Next asked for entries, which could not be read now.
-func (s *Subscription) Again(shard uint64) { s.behind = append(s.behind, shard) }
-
 // fill passes over entries until the response is full (true) or there are no more at hand.
 func (s *Subscription) fill() (full bool) {
 	for {

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
@@ -58,7 +60,9 @@ func (c *check) checkAccounts(ctx context.Context) error {
 	c.total = len(c.accounts)
 	c.report.Accounts = len(c.accounts)
 	if c.o.Sample >= 1 {
-		return c.wholeAccounts(ctx)
+		if err := c.wholeAccounts(ctx); status.Code(err) != codes.Unimplemented {
+			return err
+		} // a node that knows no subscriptions yet
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(c.o.Parallel)

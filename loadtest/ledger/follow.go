@@ -105,8 +105,6 @@ func (c *check) wholeMerchants(ctx context.Context) error {
 		m := newMerchant(transactions.MerchantKind + "/" + key)
 		merchants[m.name] = m
 	}
-	c.report.Merchants = len(merchants)
-	c.total += len(merchants)
 	position, deadline := "", time.Now().Add(c.o.Settle)
 	for {
 		var err error
@@ -130,6 +128,8 @@ func (c *check) wholeMerchants(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	c.report.Merchants = len(merchants)
+	c.total += len(merchants)
 	return each(ctx, c, merchants, func(ctx context.Context, name string, m *merchant) error {
 		return c.judgeMerchant(ctx, m, c.merchants[strings.TrimPrefix(name, transactions.MerchantKind+"/")])
 	})
