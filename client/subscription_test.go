@@ -165,7 +165,10 @@ func TestSubscribeEnds(t *testing.T) {
 		}
 	}
 	s = Subscribe(t.Context(), serve(t, c), req)
-	for range s.Items() {
+	for _, err := range s.Items() {
+		if err != nil {
+			t.Error(err)
+		}
 		break
 	}
 	if _, err := s.Next(); !errors.Is(err, context.Canceled) {

@@ -86,7 +86,7 @@ func committed(after Place, shard, index uint64, value []byte) (*entry.Reader, e
 		return nil, err
 	}
 	if t := raftpb.EntryType(typ); t != raftpb.EntryNormal {
-		return nil, fmt.Errorf("Raft entry type %v: %w", t, entry.ErrTooNew)
+		return nil, fmt.Errorf("entry type %v of Raft: %w", t, entry.ErrTooNew)
 	}
 	if len(data) == 0 {
 		return nil, nil

@@ -31,13 +31,16 @@ func probes(t testing.TB, fs vfs.FS, listen string) *Process {
 }
 
 // kill ends a process as a crash would, and returns what is left on the disk.
-func kill(p *Process, fs *vfs.MemFS, rng *rand.Rand) *vfs.MemFS {
+func kill(t testing.TB, p *Process, fs *vfs.MemFS, rng *rand.Rand) *vfs.MemFS {
+	t.Helper()
 	left := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng})
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	close(p.closed)
 	p.gate.Stop(ctx)
-	<-p.served
+	if err := <-p.served; err != nil {
+		t.Error(err)
+	}
 	p.node.Kill()
 	return left
 }
@@ -83,7 +86,7 @@ func TestSubscriptionOutlivesCrashes(t *testing.T) {
 			}
 		}
 		if round < rounds-1 {
-			fs = kill(p, fs, rng)
+			fs = kill(t, p, fs, rng)
 			p = probes(t, fs, addr)
 		}
 	}

@@ -2,6 +2,7 @@ package subscription_test
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -77,15 +78,11 @@ func (w *world) write(shard uint64, data []byte) *raftpb.Entry {
 }
 
 func (w *world) commit(shard uint64, e *raftpb.Entry) (fenced bool) {
-	switch err := w.index[shard].Apply(e, nil); err {
-	case nil:
-		return false
-	case persistence.ErrFenced:
-		return true
-	default:
+	err := w.index[shard].Apply(e, nil)
+	if err != nil && !errors.Is(err, persistence.ErrFenced) {
 		w.t.Fatal(err)
 	}
-	return true
+	return err != nil
 }
 
 // data is an entry with some records, and what subscribers have to see of it.
