@@ -124,6 +124,7 @@ type Read struct {
 	Get     *Get
 	History *History
 	List    *List
+	Tail    *Tail
 	// Failed is the outcome when the read failed, Folded otherwise. Why says it in words. Lack is what is missing, for a
 	// LogicMissing that is for want of a version: the first of it if it keeps the shard from leading, or what this grain
 	// needs; nil otherwise.
@@ -135,6 +136,7 @@ type Read struct {
 
 	wait  uint64 // index that must be committed first
 	token uint64 // confirmation that must have come
+	slot  int    // place among the tails, from 1; see Shard.tails
 }
 
 // Get asks for the state of a grain.

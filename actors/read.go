@@ -63,6 +63,15 @@ func (s *Shard) answer(fx *Effects) {
 		}
 		var err error
 		switch {
+		case r.Tail != nil:
+			if applied <= r.Tail.After {
+				if s.keepTail(r) {
+					continue
+				}
+				err = failf(Overloaded, "shard %d has %d subscriptions waiting", s.cfg.Shard, maxTails)
+				break
+			}
+			r.Tail.Place = s.index.Place()
 		case r.History != nil:
 			err = s.history(r.History)
 		case r.List != nil:

@@ -100,6 +100,7 @@ type Shard struct {
 	outbox outbox
 	asks   asks
 	reads  []*Read
+	tails  []*Read // that wait for an entry beyond the last applied
 	// reads that arrived since the last request to confirm leadership wait for the next token
 	token, confirmed uint64
 	asked            bool
@@ -207,7 +208,7 @@ func (s *Shard) Quiet() bool {
 func (s *Shard) Activations() (n int, bytes int64) { return s.resident, s.memory }
 
 // Step lets the machine take one input at a time (Unix microseconds) and appends what it wants done to fx. Inputs are
-// *Batch, GiveUp, *Read, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
+// *Batch, GiveUp, *Read, GiveUpRead, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
 // lead nor follow any more.
 func (s *Shard) Step(now int64, input any, fx *Effects) error {
 	switch in := input.(type) {
@@ -223,11 +224,14 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		}
 		s.outbox.send(fx)
 		s.answer(fx)
+		s.answerTails(fx)
 		return s.checkpoint(false)
 	case *Read:
 		s.read(in, fx)
 	case GiveUp:
 		s.giveUp(in.Batch, fx)
+	case GiveUpRead:
+		s.giveUpRead(in.Read, fx)
 	case *Ack:
 		s.outbox.ack(s, in, now)
 	case Idle:
@@ -311,6 +315,7 @@ func (s *Shard) lose(fx *Effects) {
 	}
 	s.reads = nil
 	s.loseAsks(fx)
+	s.loseTails(fx)
 	s.forget()
 }
 

@@ -183,6 +183,9 @@ func serve(t testing.TB, f granaryv1.EventServiceServer) *grpc.ClientConn {
 	if g, ok := f.(granaryv1.GrainServiceServer); ok {
 		granaryv1.RegisterGrainServiceServer(server, g)
 	}
+	if s, ok := f.(granaryv1.StreamServiceServer); ok {
+		granaryv1.RegisterStreamServiceServer(server, s)
+	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

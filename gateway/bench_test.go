@@ -21,6 +21,7 @@ import (
 	"github.com/granary-dev/granary/cluster/routing"
 	"github.com/granary-dev/granary/gateway/intake"
 	"github.com/granary-dev/granary/grains/catalog"
+	"github.com/granary-dev/granary/persistence/entry"
 	accountv1 "github.com/granary-dev/granary/proto/granary/account/v1"
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
@@ -43,6 +44,12 @@ func (r instant) Publish(_ context.Context, _ uint64, b *actors.Batch, _ bool) e
 func (r instant) GiveUp(uint64, *actors.Batch) {}
 
 func (r instant) Read(uint64, *actors.Read) error { return routing.ErrStopping }
+
+func (r instant) GiveUpRead(uint64, *actors.Read) {}
+
+func (r instant) Entries(_ context.Context, _ uint64, after routing.Place, _ uint64, _ int) ([]*entry.Reader, routing.Place, error) {
+	return nil, after, routing.ErrStopping
+}
 
 // looped is a stream that receives the same batches for ever, as the wire has them, and encodes what is sent.
 type looped struct {

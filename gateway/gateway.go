@@ -8,11 +8,12 @@
 //
 // Invariant: what the gateway refuses never reached a shard, and what reached a shard is answered with the shard's own
 // outcome or not at all. Nothing waits here without a bound: connections, streams, batches and bytes in flight are all
-// limited, and who meets a limit is told, or is not read from.
+// limited, and who meets a limit is told, or is not read from. A subscription pulls: a client that does not read it holds a
+// page of entries and a response, and nobody up.
 //
 // # One port
 //
-// A connection that opens with the HTTP/2 preface is served by grpc-go natively: the three services, health and
+// A connection that opens with the HTTP/2 preface is served by grpc-go natively: the services, health and
 // reflection. Any other is served as HTTP/1.1: the unary methods by the Connect protocol (POST of JSON, so curl will do),
 // CloudEvents at POST /v1/events, /metrics, /healthz and /readyz.
 //
@@ -103,6 +104,8 @@ type Limits struct {
 	// SendTimeout is how long a client of a stream may leave responses unread before the stream is cut; it is noticed
 	// within another quarter of it. Default: 30 s.
 	SendTimeout time.Duration
+	// Subscriptions that are open at once; further ones are refused. Default: 1,000.
+	Subscriptions int
 	// HeaderBytes of a request. Default: 32 KiB.
 	HeaderBytes int
 }
@@ -140,6 +143,7 @@ func (l *Limits) fill() error {
 	def(&l.PingTimeout, 10*time.Second)
 	def(&l.PingEvery, 5*time.Second)
 	def(&l.SendTimeout, 30*time.Second)
+	def(&l.Subscriptions, 1000)
 	def(&l.HeaderBytes, 32<<10)
 	if l.InFlight < minInFlight {
 		return fmt.Errorf("gateway: InFlight is %d bytes, but must be at least %d, or the largest batch would never fit", l.InFlight, minInFlight)
@@ -164,12 +168,16 @@ type Gateway struct {
 	router  routing.Router
 	intake  *intake.Intake
 	kinds   *kindTable
+	outputs *streamTable
 	metrics *metrics
 	budget  *semaphore.Weighted
 	gate    gate
-	// stopping is closed when Stop begins: who waits for a deferred reply goes.
+	// stopping is closed when Stop begins: who waits for a deferred reply goes, and subscriptions end, which have nothing
+	// outstanding.
 	stopping chan struct{}
 	queries  chan struct{} // has a value for each query that runs
+
+	subscriptions atomic.Int64
 
 	port   *port
 	grpc   *grpc.Server
@@ -205,7 +213,7 @@ func New(opts Options) *Gateway {
 	}
 	g := &Gateway{
 		opts: opts, log: opts.Logger, router: opts.Router,
-		intake: intake.New(opts.Catalog, opts.Router.Table()), kinds: describeKinds(opts.Catalog),
+		intake: intake.New(opts.Catalog, opts.Router.Table()), kinds: describeKinds(opts.Catalog), outputs: listStreams(opts.Catalog),
 		metrics: newMetrics(opts.Metrics), budget: semaphore.NewWeighted(opts.Limits.InFlight),
 		stopping: make(chan struct{}), queries: make(chan struct{}, maxQueries),
 		health: health.NewServer(), streams: map[*stream]struct{}{}, stopped: make(chan struct{}),
@@ -237,7 +245,7 @@ func (g *Gateway) newGRPC() *grpc.Server {
 	healthpb.RegisterHealthServer(s, g.health)
 	reflection.Register(s)
 	for _, name := range []string{"", granaryv1.EventService_ServiceDesc.ServiceName, granaryv1.GrainService_ServiceDesc.ServiceName,
-		granaryv1.KindService_ServiceDesc.ServiceName} {
+		granaryv1.KindService_ServiceDesc.ServiceName, granaryv1.StreamService_ServiceDesc.ServiceName} {
 		g.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
 	}
 	return s

@@ -5,8 +5,6 @@ import (
 	"context"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -289,8 +287,8 @@ func (g *Gateway) list(ctx context.Context, req *granaryv1.ListRequest) (*granar
 	if refusal != nil {
 		return nil, refusal
 	}
-	if p := req.GetPrefix(); len(p) > grains.MaxKeyBytes || !utf8.ValidString(p) || strings.IndexFunc(p, unicode.IsControl) >= 0 {
-		return nil, answer.Invalid(answer.InvalidPrefix, "prefix", "it is not how a key can begin: at most %d bytes of UTF-8 without control characters", grains.MaxKeyBytes)
+	if refusal := validPrefix("prefix", req.GetPrefix()); refusal != nil {
+		return nil, refusal
 	}
 	limit, err := pageSize(req.GetPageSize())
 	if err != nil {

@@ -40,10 +40,16 @@ func (g *Gateway) newHTTP() *http.Server {
 	handle(granaryv1connect.NewEventServiceHandler(eventService{g: g}, options...))
 	handle(granaryv1connect.NewGrainServiceHandler(grainService{g: g}, options...))
 	handle(granaryv1connect.NewKindServiceHandler(kindService{g}, options...))
-	mux.HandleFunc(granaryv1connect.EventServicePublishStreamProcedure, func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.StreamNeedsHTTP2,
-			Message: "PublishStream needs HTTP/2: call it by gRPC on this same port, or send batches to " + granaryv1connect.EventServicePublishProcedure})
-	})
+	handle(granaryv1connect.NewStreamServiceHandler(streamService{g: g}, options...))
+	needsHTTP2 := func(path, message string) {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+			refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.StreamNeedsHTTP2, Message: message})
+		})
+	}
+	needsHTTP2(granaryv1connect.EventServicePublishStreamProcedure,
+		"PublishStream needs HTTP/2: call it by gRPC on this same port, or send batches to "+granaryv1connect.EventServicePublishProcedure)
+	needsHTTP2(granaryv1connect.StreamServiceSubscribeProcedure,
+		"Subscribe needs HTTP/2: call it by gRPC on this same port, or read the records of one grain at "+granaryv1connect.GrainServiceHistoryProcedure)
 	mux.HandleFunc(cloudEventsPath, g.cloudEvents)
 	if g.opts.MetricsHandler != nil {
 		mux.Handle("GET /metrics", g.opts.MetricsHandler)
@@ -121,6 +127,15 @@ func (s kindService) List(ctx context.Context, req *connect.Request[granaryv1.Ki
 
 func (s kindService) Describe(ctx context.Context, req *connect.Request[granaryv1.DescribeRequest]) (*connect.Response[granaryv1.DescribeResponse], error) {
 	return answered(served(ctx, s.g, describeMethod, nil, req.Msg, s.g.describe))
+}
+
+type streamService struct {
+	granaryv1connect.UnimplementedStreamServiceHandler
+	g *Gateway
+}
+
+func (s streamService) List(ctx context.Context, req *connect.Request[granaryv1.StreamServiceListRequest]) (*connect.Response[granaryv1.StreamServiceListResponse], error) {
+	return answered(served(ctx, s.g, listStreamsMethod, nil, req.Msg, s.g.listStreams))
 }
 
 // answered is an answer in Connect's terms.

@@ -20,10 +20,11 @@ const (
 	queryMethod
 	listKindsMethod
 	describeMethod
+	listStreamsMethod
 	methods
 )
 
-var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListKinds", "Describe"}
+var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListKinds", "Describe", "ListStreams"}
 
 // lastCode is the largest status code of gRPC.
 const lastCode = codes.Unauthenticated
@@ -41,6 +42,8 @@ type metrics struct {
 	streams            prometheus.Gauge
 	openStreams        atomic.Int64
 	cutStreams         prometheus.Counter
+	subscriptions      prometheus.Gauge
+	subscriptionItems  prometheus.Counter
 	connections        prometheus.Gauge
 	refusedConnections prometheus.Counter
 	cutConnections     prometheus.Counter
@@ -70,6 +73,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		responses:          counter("stream_responses_total", "Responses sent on streams; each answers one or more batches."),
 		streams:            gauge("streams", "Publish streams that are open."),
 		cutStreams:         counter("streams_cut_total", "Publish streams cut because their client did not read the responses."),
+		subscriptions:      gauge("subscriptions", "Subscriptions that are open."),
+		subscriptionItems:  counter("subscription_items_total", "Records and messages sent to subscribers."),
 		connections:        gauge("connections", "Connections that are open."),
 		refusedConnections: counter("connections_refused_total", "Connections closed at once because too many were open."),
 		cutConnections:     counter("connections_cut_total", "Connections closed because their first bytes did not come in time."),
@@ -82,7 +87,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	if r != nil {
 		r.MustRegister(calls, callSeconds, batchSeconds, m.events, m.exceptions, m.batches, m.responses, m.streams,
-			m.cutStreams, m.connections, m.refusedConnections, m.cutConnections)
+			m.cutStreams, m.subscriptions, m.subscriptionItems, m.connections, m.refusedConnections, m.cutConnections)
 	}
 	return m
 }

@@ -260,6 +260,14 @@ func (m *memory) Read(shard uint64, r *actors.Read) error {
 	return nil
 }
 
+// GiveUpRead does nothing: no read waits here.
+func (m *memory) GiveUpRead(uint64, *actors.Read) {}
+
+// Entries has none: what is subscribed to here has an end at once. The journals of subscription tests have them.
+func (m *memory) Entries(_ context.Context, _ uint64, after routing.Place, _ uint64, _ int) ([]*entry.Reader, routing.Place, error) {
+	return nil, after, nil
+}
+
 func (m *memory) answer(shard uint64, r *actors.Read) {
 	switch {
 	case r.Get != nil:

@@ -50,6 +50,13 @@ func (g *Gateway) register(s *grpc.Server) {
 		unary(g, "Describe", describeMethod, g.describe),
 	}
 	s.RegisterService(&kinds, nil)
+
+	streams := granaryv1.StreamService_ServiceDesc
+	streams.HandlerType = nil
+	streams.Methods = []grpc.MethodDesc{unary(g, "List", listStreamsMethod, g.listStreams)}
+	streams.Streams = slices.Clone(streams.Streams)
+	streams.Streams[0].Handler = func(_ any, srv grpc.ServerStream) error { return g.subscribe(srv) }
+	s.RegisterService(&streams, nil)
 }
 
 // unknownMethod answers what no service has.

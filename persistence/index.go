@@ -237,6 +237,11 @@ func (x *Index) scan(prefix []byte, fn func(rest, value []byte) error) error {
 // Applied is the index of the last entry applied, and its term.
 func (x *Index) Applied() (index, term uint64) { return x.at.index, x.at.term }
 
+// Place behind the last entry applied.
+func (x *Index) Place() Place {
+	return Place{Lineage: x.at.lineage, Index: x.at.index, Data: x.at.lastData}
+}
+
 // Lineage of the shard.
 func (x *Index) Lineage() uint64 { return x.at.lineage }
 
@@ -272,7 +277,7 @@ func (x *Index) Apply(e *raftpb.Entry, visit func(*entry.Record)) error {
 		return fmt.Errorf("shard %d index %d: %w", x.shard, e.GetIndex(), err)
 	}
 	h := &x.reader.Header
-	if h.Term != e.GetTerm() || h.Index != e.GetIndex() || h.Previous != x.at.lastData || h.Lineage != x.at.lineage {
+	if !x.Place().fits(h, e.GetIndex(), e.GetTerm()) {
 		x.at.index, x.at.term = e.GetIndex(), e.GetTerm()
 		return ErrFenced
 	}

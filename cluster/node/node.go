@@ -26,6 +26,7 @@ import (
 	"github.com/granary-dev/granary/cluster/routing"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
 )
 
 // Options of a node. The zero value of a field means its default.
@@ -64,6 +65,9 @@ type Node struct {
 	shards []*runner // by shard id - 1
 	commit *committer
 	system *actor.ActorSystem
+
+	// reading is held by those who read the store beside the shards.
+	reading sync.RWMutex
 
 	stopping atomic.Bool
 	// toldDamage is of the goroutine that ticks
@@ -292,6 +296,22 @@ func (n *Node) Read(shard uint64, r *actors.Read) error {
 	return n.shards[shard-1].read(r)
 }
 
+// GiveUpRead implements [routing.Router].
+func (n *Node) GiveUpRead(shard uint64, r *actors.Read) { n.shards[shard-1].giveUp(r) }
+
+// Entries implements [routing.Router].
+func (n *Node) Entries(ctx context.Context, shard uint64, after routing.Place, upto uint64, maxBytes int) ([]*entry.Reader, routing.Place, error) {
+	n.reading.RLock()
+	defer n.reading.RUnlock()
+	if n.stopped() {
+		return nil, after, routing.ErrStopping
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, after, err
+	}
+	return n.store.Committed(shard, after, upto, maxBytes)
+}
+
 var _ routing.Router = (*Node)(nil)
 
 // Drain refuses new events and waits until everything taken is committed, answered and, as far as it is a send, taken in
@@ -336,6 +356,8 @@ func (n *Node) end(checkpoint bool) error {
 		errs = append(errs, r.close(checkpoint))
 	}
 	n.system.Shutdown()
+	n.reading.Lock() // whoever reads entries is let through; who comes later sees that the node has stopped
+	defer n.reading.Unlock()
 	errs = append(errs, n.store.Close())
 	return errors.Join(errs...)
 }

@@ -72,6 +72,16 @@ func (r *runner) read(rd *actors.Read) error {
 	return nil
 }
 
+// giveUp queues that nobody waits for a read any more. It is bounded by the reads.
+func (r *runner) giveUp(rd *actors.Read) {
+	r.mu.Lock()
+	closed := r.closed
+	r.mu.Unlock()
+	if !closed { // else it was answered
+		r.post(actors.GiveUpRead{Read: rd})
+	}
+}
+
 // publish queues a client's batch when there is room.
 func (r *runner) publish(ctx context.Context, b *actors.Batch, wait bool) error {
 	bytes := 0

@@ -12,6 +12,7 @@ import (
 
 	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/persistence"
+	"github.com/granary-dev/granary/persistence/entry"
 )
 
 // Table is the division of the hash ring: shards 1 to n own equal parts of it, in order.
@@ -72,4 +73,16 @@ type Router interface {
 	GiveUp(shard uint64, b *actors.Batch)
 	// Read hands a read to a shard. When it returns nil, r.Done will be called.
 	Read(shard uint64, r *actors.Read) error
+	// GiveUpRead tells a shard that nobody waits any more for a read that it was handed; r.Done is called soon.
+	GiveUpRead(shard uint64, r *actors.Read)
+	// Entries reads the committed data entries of a shard behind a place up to index upto, which an [actors.Tail] told of,
+	// without those that have no effect. It reads maxBytes or one entry more, at least one, and returns the place behind
+	// them. What cannot be read is an [EntryError], with the entries before it; other errors are ErrStopping and that of ctx.
+	Entries(ctx context.Context, shard uint64, after Place, upto uint64, maxBytes int) ([]*entry.Reader, Place, error)
 }
+
+// Place is a moment of a shard's journal.
+type Place = persistence.Place
+
+// EntryError tells which entry of a shard's journal could not be read.
+type EntryError = persistence.EntryError

@@ -30,16 +30,31 @@ const (
 // Kind is the declaration of the kind.
 var Kind = grains.Kind[*accountv1.Account]{
 	Name:    "account",
-	Version: 1,
+	Version: 2,
 	Doc:     "a card: what it usually pays, where and how often, and how unusual its latest transaction was",
 	Handlers: grains.Handlers[*accountv1.Account]{
 		grains.On(charged), grains.On(labelled), grains.On(authorize),
 		grains.Query(profile),
 	},
+	Streams: []string{alertStream},
+	Earlier: []grains.Logic[*accountv1.Account]{
+		{Version: 1, Handlers: grains.Handlers[*accountv1.Account]{grains.On(chargedV1), grains.On(labelled), grains.On(authorize)}},
+	},
 }
 
-// charged folds a transaction, scores it against what came before, and tells its merchant.
+// charged is chargedV1, and publishes an alert when the score is high.
 func charged(t *grains.Turn, s *accountv1.Account, e *accountv1.Charged) error {
+	if err := chargedV1(t, s, e); err != nil {
+		return err
+	}
+	if s.Score >= alertScore {
+		alert(t, s, e)
+	}
+	return nil
+}
+
+// chargedV1 folds a transaction, scores it against what came before, and tells its merchant.
+func chargedV1(t *grains.Turn, s *accountv1.Account, e *accountv1.Charged) error {
 	at := t.EventTime().UnixMicro()
 	if err := checkTransaction(e.TransactionId, e.Merchant, at); err != nil {
 		return err

@@ -28,8 +28,9 @@ var Kind = grains.Kind[*probev1.Probe]{
 	Doc:     "a list for testing a cluster: it shows what was lost, done twice or put in another order",
 	Handlers: grains.Handlers[*probev1.Probe]{
 		grains.On(appended), grains.On(received),
-		grains.On(questioned), grains.On(passed),
+		grains.On(questioned), grains.On(passed), grains.On(announce),
 	},
+	Streams: []string{valuesStream},
 }
 
 // appended adds a value, and passes it on if another probe is named.

@@ -20,7 +20,7 @@ func TestProbe(t *testing.T) {
 }
 
 var (
-	turns  = grainstest.Evenly("append", "append", "transfer", "receive", "ask", "passed")
+	turns  = grainstest.Evenly("append", "append", "transfer", "receive", "ask", "passed", "announce")
 	faults = grainstest.Evenly(append(slices.Repeat([]string{"none"}, 20), "zero", "negative", "huge", "key", "no target")...)
 )
 
@@ -45,6 +45,10 @@ func generate(rt *rapid.T) []grainstest.Event {
 			events = append(events, grainstest.Event{
 				Message: &probev1.Received{Value: value, Amount: amount}, From: grains.Ref{Kind: "probe", Key: "p2"},
 			})
+			continue
+		}
+		if turn == "announce" {
+			events = append(events, grainstest.Event{Message: &probev1.Announce{Value: value - 1, Times: uint32(amount + 2)}}) // some are refused
 			continue
 		}
 		e := &probev1.Append{Value: value}
@@ -80,7 +84,7 @@ func TestRecount(t *testing.T) {
 			if out.Err != nil {
 				continue
 			}
-			sends := 0
+			sends := 0 // or publishes
 			switch m := e.Message.(type) {
 			case *probev1.Append:
 				want.Values = append(want.Values, m.Value)
@@ -88,6 +92,8 @@ func TestRecount(t *testing.T) {
 					sends = 1
 					want.Balance -= m.Amount
 				}
+			case *probev1.Announce:
+				sends = int(max(m.Times, 1))
 			case *probev1.Received:
 				want.Received = append(want.Received, m.Value)
 				want.Balance += m.Amount

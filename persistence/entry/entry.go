@@ -176,7 +176,11 @@ type Reader struct {
 	names []string
 	rest  []byte
 	next  int
+	size  int
 }
+
+// Size of the entry in bytes.
+func (r *Reader) Size() int { return r.size }
 
 // Open checks an entry and returns a reader at its first record. The reader aliases data.
 func Open(data []byte) (*Reader, error) {
@@ -221,7 +225,7 @@ func (r *Reader) Reset(data []byte) error {
 	if d.bad {
 		return fmt.Errorf("entry: %w: bad table of names or count of records", ErrCorrupt)
 	}
-	r.rest, r.next = d.buf, 0
+	r.rest, r.next, r.size = d.buf, 0, len(data)
 	return nil
 }
 

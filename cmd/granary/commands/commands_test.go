@@ -197,7 +197,7 @@ func fakeVerify(_ context.Context, o verify.Options) (*verify.Report, error) {
 func TestHelp(t *testing.T) {
 	s := &session{t: t, target: "none", dir: "none"}
 	commands := []string{
-		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show",
+		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show", "tail",
 		"load", "load run", "load run transactions", "load run ratings", "load run probe", "load baseline", "verify", "version",
 		"completion",
 	}

@@ -60,6 +60,7 @@ func (f *fakeNode) start() {
 	granaryv1.RegisterEventServiceServer(f.server, f)
 	granaryv1.RegisterGrainServiceServer(f.server, f)
 	granaryv1.RegisterKindServiceServer(f.server, fakeKinds{})
+	granaryv1.RegisterStreamServiceServer(f.server, fakeStreams{f: f})
 	go func(s *grpc.Server) { _ = s.Serve(listener) }(f.server)
 }
 

@@ -923,6 +923,98 @@ func (x *Window) GetMeanCents() int64 {
 	return 0
 }
 
+// Alert says that a transaction looks like fraud. It is published to the stream "fraud.alerts", by the account whose
+// transaction it is.
+type Alert struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The transaction's name, as in its Charged.
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Key of the merchant that was paid.
+	Merchant string `protobuf:"bytes,2,opt,name=merchant,proto3" json:"merchant,omitempty"`
+	// What was paid, in cents.
+	AmountCents int64 `protobuf:"varint,3,opt,name=amount_cents,json=amountCents,proto3" json:"amount_cents,omitempty"`
+	// When the transaction took place (its event time) in Unix microseconds.
+	ChargedAtMicros int64 `protobuf:"varint,4,opt,name=charged_at_micros,json=chargedAtMicros,proto3" json:"charged_at_micros,omitempty"`
+	// Score of the transaction: 700 to 1000.
+	Score uint32 `protobuf:"varint,5,opt,name=score,proto3" json:"score,omitempty"`
+	// What raised the score, in the order of the enum.
+	Reasons       []Reason `protobuf:"varint,6,rep,packed,name=reasons,proto3,enum=granary.account.v1.Reason" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alert) Reset() {
+	*x = Alert{}
+	mi := &file_granary_account_v1_account_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alert) ProtoMessage() {}
+
+func (x *Alert) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_account_v1_account_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alert.ProtoReflect.Descriptor instead.
+func (*Alert) Descriptor() ([]byte, []int) {
+	return file_granary_account_v1_account_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Alert) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *Alert) GetMerchant() string {
+	if x != nil {
+		return x.Merchant
+	}
+	return ""
+}
+
+func (x *Alert) GetAmountCents() int64 {
+	if x != nil {
+		return x.AmountCents
+	}
+	return 0
+}
+
+func (x *Alert) GetChargedAtMicros() int64 {
+	if x != nil {
+		return x.ChargedAtMicros
+	}
+	return 0
+}
+
+func (x *Alert) GetScore() uint32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *Alert) GetReasons() []Reason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
 var File_granary_account_v1_account_proto protoreflect.FileDescriptor
 
 const file_granary_account_v1_account_proto_rawDesc = "" +
@@ -1006,7 +1098,14 @@ const file_granary_account_v1_account_proto_rawDesc = "" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x14\n" +
 	"\x05cents\x18\x02 \x01(\x03R\x05cents\x12\x1d\n" +
 	"\n" +
-	"mean_cents\x18\x03 \x01(\x03R\tmeanCents*\xe4\x01\n" +
+	"mean_cents\x18\x03 \x01(\x03R\tmeanCents\"\xe5\x01\n" +
+	"\x05Alert\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x1a\n" +
+	"\bmerchant\x18\x02 \x01(\tR\bmerchant\x12!\n" +
+	"\famount_cents\x18\x03 \x01(\x03R\vamountCents\x12*\n" +
+	"\x11charged_at_micros\x18\x04 \x01(\x03R\x0fchargedAtMicros\x12\x14\n" +
+	"\x05score\x18\x05 \x01(\rR\x05score\x124\n" +
+	"\areasons\x18\x06 \x03(\x0e2\x1a.granary.account.v1.ReasonR\areasons*\xe4\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cREASON_AMOUNT_FAR_ABOVE_MEAN\x10\x01\x12\x1d\n" +
@@ -1030,7 +1129,7 @@ func file_granary_account_v1_account_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_account_v1_account_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_granary_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_granary_account_v1_account_proto_goTypes = []any{
 	(Reason)(0),          // 0: granary.account.v1.Reason
 	(*Charged)(nil),      // 1: granary.account.v1.Charged
@@ -1041,6 +1140,7 @@ var file_granary_account_v1_account_proto_goTypes = []any{
 	(*Profile)(nil),      // 6: granary.account.v1.Profile
 	(*ProfileReply)(nil), // 7: granary.account.v1.ProfileReply
 	(*Window)(nil),       // 8: granary.account.v1.Window
+	(*Alert)(nil),        // 9: granary.account.v1.Alert
 }
 var file_granary_account_v1_account_proto_depIdxs = []int32{
 	0, // 0: granary.account.v1.Account.reasons:type_name -> granary.account.v1.Reason
@@ -1048,11 +1148,12 @@ var file_granary_account_v1_account_proto_depIdxs = []int32{
 	8, // 2: granary.account.v1.ProfileReply.day:type_name -> granary.account.v1.Window
 	8, // 3: granary.account.v1.ProfileReply.week:type_name -> granary.account.v1.Window
 	8, // 4: granary.account.v1.ProfileReply.month:type_name -> granary.account.v1.Window
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0, // 5: granary.account.v1.Alert.reasons:type_name -> granary.account.v1.Reason
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_granary_account_v1_account_proto_init() }
@@ -1066,7 +1167,7 @@ func file_granary_account_v1_account_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_account_v1_account_proto_rawDesc), len(file_granary_account_v1_account_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -411,6 +411,116 @@ func (x *Reply) GetCount() uint64 {
 	return 0
 }
 
+// Announce lets the probe publish a value to the stream "probe.values". It leaves no trace in the state.
+type Announce struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value: not 0.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// How often it is published: 0, as 1, to 100.
+	Times         uint32 `protobuf:"varint,2,opt,name=times,proto3" json:"times,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Announce) Reset() {
+	*x = Announce{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Announce) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Announce) ProtoMessage() {}
+
+func (x *Announce) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Announce.ProtoReflect.Descriptor instead.
+func (*Announce) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Announce) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Announce) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+// Announced is what is published of an Announce.
+type Announced struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Announce.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Which of the times it is, from 0.
+	Number        uint32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Announced) Reset() {
+	*x = Announced{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Announced) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Announced) ProtoMessage() {}
+
+func (x *Announced) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Announced.ProtoReflect.Descriptor instead.
+func (*Announced) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Announced) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Announced) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 var File_granary_probe_v1_probe_proto protoreflect.FileDescriptor
 
 const file_granary_probe_v1_probe_proto_rawDesc = "" +
@@ -440,7 +550,13 @@ const file_granary_probe_v1_probe_proto_rawDesc = "" +
 	"\x05Reply\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05countB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
+	"\x05count\x18\x03 \x01(\x04R\x05count\"6\n" +
+	"\bAnnounce\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x14\n" +
+	"\x05times\x18\x02 \x01(\rR\x05times\"9\n" +
+	"\tAnnounced\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06numberB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
 
 var (
 	file_granary_probe_v1_probe_proto_rawDescOnce sync.Once
@@ -454,14 +570,16 @@ func file_granary_probe_v1_probe_proto_rawDescGZIP() []byte {
 	return file_granary_probe_v1_probe_proto_rawDescData
 }
 
-var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_granary_probe_v1_probe_proto_goTypes = []any{
-	(*Append)(nil),   // 0: granary.probe.v1.Append
-	(*Received)(nil), // 1: granary.probe.v1.Received
-	(*Probe)(nil),    // 2: granary.probe.v1.Probe
-	(*Question)(nil), // 3: granary.probe.v1.Question
-	(*Passed)(nil),   // 4: granary.probe.v1.Passed
-	(*Reply)(nil),    // 5: granary.probe.v1.Reply
+	(*Append)(nil),    // 0: granary.probe.v1.Append
+	(*Received)(nil),  // 1: granary.probe.v1.Received
+	(*Probe)(nil),     // 2: granary.probe.v1.Probe
+	(*Question)(nil),  // 3: granary.probe.v1.Question
+	(*Passed)(nil),    // 4: granary.probe.v1.Passed
+	(*Reply)(nil),     // 5: granary.probe.v1.Reply
+	(*Announce)(nil),  // 6: granary.probe.v1.Announce
+	(*Announced)(nil), // 7: granary.probe.v1.Announced
 }
 var file_granary_probe_v1_probe_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -482,7 +600,7 @@ func file_granary_probe_v1_probe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_probe_v1_probe_proto_rawDesc), len(file_granary_probe_v1_probe_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
