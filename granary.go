@@ -17,6 +17,7 @@ import (
 
 	"github.com/granary-dev/granary/cluster/node"
 	"github.com/granary-dev/granary/cmd/granary/commands"
+	"github.com/granary-dev/granary/cmd/granary/supervise"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence/verify"
 )
@@ -39,6 +40,11 @@ func Main(kinds ...*grains.Definition) {
 	// Room for two: the second signal must not be lost while the first is handled.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	child, err := supervise.FromEnvironment(func() { os.Exit(commands.ExitFailed) })
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "error: this process was started as the child of another: %v\n", err)
+		os.Exit(commands.ExitFailed)
+	}
 	executable, err := os.Executable()
 	if err != nil { // the program's file is gone; what would start it runs in this process
 		executable = ""
@@ -52,6 +58,7 @@ func Main(kinds ...*grains.Definition) {
 		Signals:    signals,
 		Exit:       os.Exit,
 		Executable: executable,
+		Supervised: child,
 		Catalog:    catalog,
 		StartNode:  startNode,
 		Verify:     verify.Run,
@@ -61,8 +68,9 @@ func Main(kinds ...*grains.Definition) {
 // startNode starts a node with its gateway in this process.
 func startNode(ctx context.Context, o commands.NodeOptions) (commands.Node, error) {
 	return node.Serve(ctx, node.ProcessOptions{
-		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, Logger: o.Logger},
+		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, TurnLimit: o.TurnLimit, Logger: o.Logger},
 		Listen:   o.Listen,
+		Listener: o.Listener,
 		Metrics:  o.Metrics,
 		Profiles: o.Profiles,
 	})

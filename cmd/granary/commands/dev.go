@@ -11,16 +11,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/granary-dev/granary/cmd/granary/supervise"
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
 
 // shutdownTime is how long a node may take to commit what is in flight.
 const shutdownTime = 30 * time.Second
 
+// leastTurnLimit is the lowest --turn-limit: below it a busy processor would be taken for a handler that hangs.
+const leastTurnLimit = 10 * time.Millisecond
+
 // dev holds the flags of `granary dev`.
 type dev struct {
 	NodeOptions
 	listen    listenAddress
+	supervise bool
 	memory    byteSize
 	logLevel  slog.Level
 	logFormat logFormat
@@ -38,7 +43,12 @@ ends it at once, and loses nothing that was acknowledged either.
 Without --data-dir the journal is kept in a temporary folder that is removed at the end. With it, the node goes on
 where it was, also after kill -9.
 
-Log lines go to standard error. With -o json: when it takes calls, an object with listen, dataDir and temporary.`,
+The node is a process of its own, which is started again when it dies, at the same address; this one watches over it
+and gives up when it dies too often. An event whose turn ends the process twice, or runs over --turn-limit, becomes a
+dead letter and is not run again.
+
+Log lines go to standard error. With -o json: when it takes calls, and again after each new start, an
+object with listen, dataDir and temporary.`,
 		Example: `  granary dev
   granary dev --data-dir ./data --listen 127.0.0.1:7081
   granary dev -o json --listen 127.0.0.1:0 | jq -r .listen`,
@@ -46,6 +56,12 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.Shards < 1 || d.Shards > 1<<16 {
 				return usageFailure(cmd, "%s: --shards must be from 1 to %d", cmd.CommandPath(), 1<<16)
+			}
+			if d.TurnLimit < leastTurnLimit {
+				return usageFailure(cmd, "%s: --turn-limit must be at least %v", cmd.CommandPath(), leastTurnLimit)
+			}
+			if d.supervise && a.Executable != "" && a.Supervised == nil {
+				return a.superviseDev(cmd.Context(), &d)
 			}
 			return a.dev(cmd.Context(), &d)
 		},
@@ -55,6 +71,8 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 	f.StringVar(&d.DataDir, "data-dir", "", "`folder` of the journal; without it a temporary one")
 	f.Var(&d.memory, "memory", "how much memory activations may take, as a `size`")
 	f.IntVar(&d.Shards, "shards", 64, "`number` of shards of a new data folder")
+	f.DurationVar(&d.TurnLimit, "turn-limit", 10*time.Second, "how `long` the handler of an event may run")
+	f.BoolVar(&d.supervise, "supervise", supervise.Supported, "run the node in a process of its own, and start that again when it dies")
 	f.BoolVar(&d.Metrics, "metrics", true, "serve Prometheus metrics at /metrics on the same port")
 	f.BoolVar(&d.Profiles, "profiles", false, "serve the process's CPU and memory profiles at /debug/pprof/ on the same port, for anyone who can reach it")
 	f.TextVar(&d.logLevel, "log-level", slog.LevelWarn, "least `level` to log: debug, info, warn or error")
@@ -67,11 +85,16 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 
 func (a *app) dev(ctx context.Context, d *dev) (err error) {
 	temporary := d.DataDir == ""
-	if temporary {
-		if d.DataDir, err = os.MkdirTemp("", "granary-dev-"); err != nil {
-			return failed("granary dev --data-dir DIR, with a folder that can be written", "dev: cannot make a temporary folder: %w", err)
+	if a.Supervised != nil {
+		d.Listener = a.Supervised.Listener
+	}
+	if temporary && a.Supervised != nil {
+		d.DataDir = a.Supervised.Temporary // it outlives this process
+	} else if temporary {
+		if d.DataDir, err = temporaryFolder(); err != nil {
+			return err
 		}
-		remove := func() { _ = os.RemoveAll(d.DataDir) } // what is left is in the system's temporary folder
+		remove := func() { removeFolder(d.DataDir) }
 		defer remove()
 		a.beforeExit(remove)
 	}

@@ -1,0 +1,95 @@
+//go:build unix
+
+package supervise
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain makes this test's binary a child when it is started as one: its argument says how it ends.
+func TestMain(m *testing.M) {
+	child, err := FromEnvironment(func() { os.Exit(9) })
+	if child == nil && err == nil {
+		os.Exit(m.Run())
+	}
+	if err != nil || os.Getenv(variable) != "" {
+		fmt.Println("no child:", err, os.Getenv(variable))
+		os.Exit(8)
+	}
+	fmt.Println("child at", child.Listener.Addr(), "with", strconv.Quote(child.Temporary))
+	switch how := os.Args[1]; how {
+	case "panic":
+		panic("on purpose")
+	case "wait":
+		select {}
+	default:
+		if n, err := strconv.Atoi(how); err == nil {
+			os.Exit(n)
+		}
+		_ = syscall.Kill(os.Getpid(), map[string]syscall.Signal{"kill": syscall.SIGKILL, "term": syscall.SIGTERM}[how])
+		select {}
+	}
+}
+
+// run runs children that end in one way.
+func run(t *testing.T, ctx context.Context, how string) (code int, err error, out, said string) { //nolint:revive // the context is the test's subject
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	var lines []string
+	s, err := New(Options{Path: os.Args[0], Args: []string{how}, Temporary: "tmp", Listener: l, Out: &stdout, Err: &stderr,
+		Say: func(line string) { lines = append(lines, line) }, MaxCrashes: 3, Within: time.Minute, FirstPause: time.Millisecond, LongestPause: 2 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err = s.Run(ctx)
+	for _, line := range strings.Split(strings.TrimSpace(stdout.String()), "\n") {
+		if line != "" && line != fmt.Sprintf("child at %v with \"tmp\"", l.Addr()) {
+			t.Errorf("%s: a child says %q", how, line)
+		}
+	}
+	return code, err, stdout.String(), strings.Join(lines, "\n")
+}
+
+// TestWhatIsACrash: a child is started again when it crashed, until that was too often; not when it ended with a code of
+// its own, nor when somebody asked it to end.
+func TestWhatIsACrash(t *testing.T) {
+	for how, want := range map[string]int{"0": 0, "1": 1, "3": 3, "term": 1} {
+		code, err, out, said := run(t, t.Context(), how)
+		if code != want || err != nil || strings.Count(out, "child") != 1 || said != "" {
+			t.Errorf("%s: exit %d, %v; %s %s", how, code, err, out, said)
+		}
+	}
+	for how, last := range map[string]string{"panic": "a fatal error of its own, told above", "2": "a fatal error of its own, told above", "kill": "signal killed"} {
+		_, err, out, said := run(t, t.Context(), how)
+		var gaveUp *GaveUp
+		if !errors.As(err, &gaveUp) || err.Error() != "the node's process died 3 times within 1m0s, the last time by "+last {
+			t.Errorf("%s: %v", how, err)
+		}
+		if strings.Count(out, "child") != 3 || strings.Count(said, "it is started again in") != 2 {
+			t.Errorf("%s: %s %s", how, out, said)
+		}
+	}
+}
+
+// TestStop: when it is asked to stop, the child is, and its end is no crash.
+func TestStop(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if code, err, out, said := run(t, ctx, "wait"); code != 1 || err != nil || strings.Count(out, "child") != 1 || said != "" {
+		t.Errorf("exit %d, %v; %s %s", code, err, out, said)
+	}
+}
