@@ -328,6 +328,49 @@ func TestChildIsKilled(t *testing.T) {
 	}
 }
 
+// TestKilledDuringATurn: to be killed from outside during a turn, as by a system that is out of memory, is a death of that
+// turn's event, too; the client that publishes it until it has an answer gets one.
+func TestKilledDuringATurn(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("it finds the child by /proc")
+	}
+	p := startDev(t, "--turn-limit", "1h")
+	answer := make(chan *granaryv1.Result)
+	conn := p.dial(t)
+	e := trapEvent("trap/a", "loop")
+	e.Id, e.Source = "1", "test"
+	go func() {
+		for {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+			got, err := granaryv1.NewEventServiceClient(conn).Publish(ctx, &granaryv1.PublishRequest{Events: []*granaryv1.Event{e}}, grpc.WaitForReady(true))
+			over := ctx.Err() != nil
+			cancel()
+			if err == nil || over {
+				answer <- got.GetResults()[0]
+				return
+			}
+		}
+	}()
+	for range 8 { // some may come before the event does
+		select {
+		case r := <-answer:
+			if !strings.Contains(r.GetStatus().GetMessage(), "its turn ended the process twice") || r.GetSeq() != 1 {
+				t.Errorf("it is answered with %v", r)
+			}
+			if n := strings.Count(p.said.String(), "the last process died during a turn"); n != 2 {
+				t.Errorf("the event is condemned after %d deaths", n)
+			}
+			return
+		case <-time.After(time.Second): // it loops
+		}
+		if err := syscall.Kill(p.node(t), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.ready(t)
+	}
+	t.Error("no answer")
+}
+
 // TestNoOrphan: kill -9 of the program ends the node.
 func TestNoOrphan(t *testing.T) {
 	if runtime.GOOS != "linux" {

@@ -72,3 +72,21 @@ func BenchmarkBeginTurn(b *testing.B) {
 		}
 	}
 }
+
+// TestSuccessor: a confirmation that the machine before it asked for confirms no read of the next one.
+func TestSuccessor(t *testing.T) {
+	catalog, err := grains.NewCatalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewShard(Config{Shard: 1, Shards: 1, Catalog: catalog, Watch: &nobody{}, Condemned: &Condemned{}})
+	s.token, s.confirmed, s.Stats.Turns = 7, 5, 3
+	n := s.Succeed(nil, &nobody{})
+	if n.Leading() || n.Stats.Turns != 3 {
+		t.Errorf("it leads %v, with %+v", n.Leading(), n.Stats)
+	}
+	n.confirmed = max(n.confirmed, 7) // comes late
+	if token := n.token + 1; token <= n.confirmed {
+		t.Errorf("its first read waits for confirmation %d and has %d", token, n.confirmed)
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/granary-dev/granary/actors"
@@ -341,4 +342,83 @@ func TestCloseWhileATurnHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.verify(t, fs)
+}
+
+// TestHangingTurnInAFullStep: what the interrupted step had already put into an entry, full enough to be proposed, is
+// folded once; so is what stands before, between and behind several hanging events of one batch.
+func TestHangingTurnInAFullStep(t *testing.T) {
+	p := newTrap(t)
+	defer close(p.release)
+	fs := vfs.NewMem()
+	n := p.start(t, fs, nil)
+	a, b := p.keyOn(n, 1, "a"), p.keyOn(n, 1, "b")
+	big := "add " + strings.Repeat("x", 40<<10)
+	w := batch(t, n, nil, p.event(a, "", big), p.event(b, "", big), p.event(a, "", big), p.event(b, "", "hang 1"), p.event(a, "", big),
+		p.event(a, "", "hang 2"), p.event(b, "", "add"))
+	w.wait(t)
+	var got []string
+	for _, r := range w.Results {
+		got = append(got, fmt.Sprint(r.Outcome, " ", r.Seq))
+	}
+	if want := "folded 1, folded 1, folded 2, dead-lettered 2, folded 3, dead-lettered 4, folded 3"; w.Refused != actors.Folded || strings.Join(got, ", ") != want {
+		t.Errorf("%v %s: %s, want %s", w.Refused, w.Why, strings.Join(got, ", "), want)
+	}
+	if p.value(t, n, a) != 3 || p.value(t, n, b) != 2 {
+		t.Errorf("the values are %d and %d", p.value(t, n, a), p.value(t, n, b))
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.verify(t, fs)
+}
+
+// TestHangingTurnSpoilsItsState: a handler that hangs may have changed what the events before it left in the state. Their
+// messages are part of that state, and are not used again.
+func TestHangingTurnSpoilsItsState(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	kind := grains.Kind[*structpb.ListValue]{Name: "list", Version: 1, Handlers: grains.Handlers[*structpb.ListValue]{
+		grains.On(func(_ *grains.Turn, s *structpb.ListValue, e *structpb.Value) error {
+			if e.GetStringValue() == "hang" {
+				for _, v := range s.GetValues() {
+					v.Kind = &structpb.Value_StringValue{StringValue: "spoilt"}
+				}
+				<-release
+			}
+			s.Values = append(s.Values, e)
+			return nil
+		}),
+	}}.MustDefine()
+	catalog, err := grains.NewCatalog(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.Start(context.Background(), node.Options{DataDir: "data", FS: vfs.NewMem(), Catalog: catalog, Shards: 1, TurnLimit: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	var events []actors.Event
+	for _, text := range []string{"one", "two", "hang"} {
+		msg := structpb.NewStringValue(text)
+		payload, err := kind.Events()[0].Append(nil, msg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, actors.Event{Kind: kind, Key: "a", Type: kind.Events()[0], Message: msg, Payload: payload})
+	}
+	batch(t, n, nil, events...).wait(t)
+	g := &actors.Get{Kind: kind, Key: "a"}
+	done := make(chan struct{})
+	if err := n.Read(1, &actors.Read{Get: g, Done: func(*actors.Read) { close(done) }}); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	var got structpb.ListValue
+	if err := proto.Unmarshal(g.State, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.GetValues()) != 2 || got.GetValues()[0].GetStringValue() != "one" || got.GetValues()[1].GetStringValue() != "two" {
+		t.Errorf("the state is %v", &got)
+	}
 }
