@@ -28,6 +28,7 @@ import (
 
 	"github.com/granary-dev/granary"
 	"github.com/granary-dev/granary/client"
+	"github.com/granary-dev/granary/cluster/slots"
 	"github.com/granary-dev/granary/grains"
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
@@ -278,6 +279,14 @@ func TestPoison(t *testing.T) {
 	verify.Env = append(os.Environ(), asNode+"=1")
 	if out, err := verify.CombinedOutput(); err != nil {
 		t.Errorf("verify: %v\n%s", err, out)
+	}
+	file, _, err := slots.Open(dir, 4, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if left := file.Deaths(1); len(left) != 0 {
+		t.Errorf("a dead letter is condemned still: %+v", left)
 	}
 }
 

@@ -112,6 +112,13 @@ func (p *trap) value(t testing.TB, n *node.Node, key string) int64 {
 	return v.GetValue()
 }
 
+// hangs waits until a handler hangs.
+func (p *trap) hangs() {
+	for p.hanging.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // batch hands events of one shard in, all in one batch.
 func batch(t testing.TB, n *node.Node, link *actors.Link, events ...actors.Event) *waiting {
 	t.Helper()
@@ -151,6 +158,7 @@ func TestHangingTurn(t *testing.T) {
 		batch(t, n, nil, p.event(a, "", "add"), p.event(b, "", "add")).wait(t)
 	}
 	hang := batch(t, n, nil, p.event(a, "", "add"), p.event(a, "", "hang"), p.event(b, "", "add"), p.event(a, "", "reject"))
+	p.hangs()
 	behind := batch(t, n, nil, p.event(b, "x", "add"))
 	if p.value(t, n, c) != 0 { // while the other shard hangs
 		t.Error("a grain that never had an event has a value")
@@ -317,8 +325,8 @@ func TestCloseWhileATurnHangs(t *testing.T) {
 	a := p.keyOn(n, 1, "a")
 	batch(t, n, nil, p.event(a, "1", "add")).wait(t)
 	hang := batch(t, n, nil, p.event(a, "2", "hang"))
+	p.hangs()
 	behind := batch(t, n, nil, p.event(a, "3", "add"))
-	time.Sleep(20 * time.Millisecond)
 	closed := make(chan error)
 	go func() { closed <- n.Close() }()
 	select {
@@ -365,6 +373,9 @@ func TestHangingTurnInAFullStep(t *testing.T) {
 	}
 	if p.value(t, n, a) != 3 || p.value(t, n, b) != 2 {
 		t.Errorf("the values are %d and %d", p.value(t, n, a), p.value(t, n, b))
+	}
+	if s := n.Stats(); s.Abandoned != 2 {
+		t.Errorf("%d turns were given up", s.Abandoned)
 	}
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
@@ -421,4 +432,42 @@ func TestHangingTurnSpoilsItsState(t *testing.T) {
 	if len(got.GetValues()) != 2 || got.GetValues()[0].GetStringValue() != "one" || got.GetValues()[1].GetStringValue() != "two" {
 		t.Errorf("the state is %v", &got)
 	}
+}
+
+// TestHangingTurnBehindAFlight: what was under way when a turn hung is committed meanwhile. Those who waited for it hear that
+// nothing is known, and are told when they ask again; the new machine takes it from the log, and only there.
+func TestHangingTurnBehindAFlight(t *testing.T) {
+	p := newTrap(t)
+	defer close(p.release)
+	mem := vfs.NewMem()
+	fs := newSlow(mem)
+	n := p.start(t, fs, nil)
+	a := p.keyOn(n, 1, "a")
+	batch(t, n, nil, p.event(a, "1", "add")).wait(t)
+	fs.mu.Lock() // nothing more is committed
+	flying := batch(t, n, nil, p.event(a, "2", "add"))
+	for n.Stats().Entries < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	hang := batch(t, n, nil, p.event(a, "3", "hang"), p.event(a, "4", "add"))
+	p.hangs()
+	fs.mu.Unlock()
+	hang.wait(t)
+	if r := hang.Results; hang.Refused != actors.Folded || r[0].Outcome != actors.DeadLettered || r[0].Seq != 3 || r[1].Outcome != actors.Folded || r[1].Seq != 4 {
+		t.Errorf("what hangs: %v %s %+v", hang.Refused, hang.Why, r)
+	}
+	if flying.wait(t); flying.Refused != actors.Unavailable {
+		t.Errorf("what was under way: %v %+v", flying.Refused, flying.Results)
+	}
+	again := batch(t, n, nil, p.event(a, "2", "add"))
+	if again.wait(t); again.Refused != actors.Folded || !again.Results[0].Duplicate || again.Results[0].Seq != 2 {
+		t.Errorf("when it is asked again: %v %s %+v", again.Refused, again.Why, again.Results)
+	}
+	if p.value(t, n, a) != 3 || n.Stats().Quarantined != 0 {
+		t.Errorf("the value is %d", p.value(t, n, a))
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.verify(t, mem)
 }

@@ -93,3 +93,28 @@ func TestStop(t *testing.T) {
 		t.Errorf("exit %d, %v; %s %s", code, err, out, said)
 	}
 }
+
+// TestLifeline: a child ends when its supervisor is gone, also where the kernel does not see to it.
+func TestLifeline(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Options{Path: os.Args[0], Args: []string{"wait"}, Listener: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.socket.Close()
+	cmd, lifeline, err := s.start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() }).Stop()
+	if err := lifeline.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its exit code is looked at
+	if code := cmd.ProcessState.ExitCode(); code != 9 {
+		t.Errorf("exit %d", code)
+	}
+}
