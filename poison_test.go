@@ -59,7 +59,7 @@ func trapped(_ *grains.Turn, s *wrapperspb.Int64Value, e *wrapperspb.StringValue
 }
 
 //go:noinline
-func deeper(n int64) int64 { return 1 + deeper(n+1) }
+func deeper(n int64) int64 { return 1 + deeper(n+1) } //nolint:staticcheck // without end, on purpose
 
 // program is this test's binary as the command line.
 type program struct {

@@ -44,8 +44,10 @@ const (
 	MaxCrashes = 10
 	// Within is the time in which they count.
 	Within = time.Minute
-	// FirstPause and LongestPause lie between a crash and the next start.
-	FirstPause, LongestPause = 100 * time.Millisecond, 2 * time.Second
+	// FirstPause lies between a crash and the next start; each further one is twice as long.
+	FirstPause = 100 * time.Millisecond
+	// LongestPause is the longest of them.
+	LongestPause = 2 * time.Second
 )
 
 // Options of a supervisor. The zero value of a field means its default.

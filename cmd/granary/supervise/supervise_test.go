@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 // run runs children that end in one way.
-func run(t *testing.T, ctx context.Context, how string) (code int, err error, out, said string) { //nolint:revive // the context is the test's subject
+func run(ctx context.Context, t *testing.T, how string) (code int, out, said string, err error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,20 +61,20 @@ func run(t *testing.T, ctx context.Context, how string) (code int, err error, ou
 			t.Errorf("%s: a child says %q", how, line)
 		}
 	}
-	return code, err, stdout.String(), strings.Join(lines, "\n")
+	return code, stdout.String(), strings.Join(lines, "\n"), err
 }
 
 // TestWhatIsACrash: a child is started again when it crashed, until that was too often; not when it ended with a code of
 // its own, nor when somebody asked it to end.
 func TestWhatIsACrash(t *testing.T) {
 	for how, want := range map[string]int{"0": 0, "1": 1, "3": 3, "term": 1} {
-		code, err, out, said := run(t, t.Context(), how)
+		code, out, said, err := run(t.Context(), t, how)
 		if code != want || err != nil || strings.Count(out, "child") != 1 || said != "" {
 			t.Errorf("%s: exit %d, %v; %s %s", how, code, err, out, said)
 		}
 	}
 	for how, last := range map[string]string{"panic": "a fatal error of its own, told above", "2": "a fatal error of its own, told above", "kill": "signal killed"} {
-		_, err, out, said := run(t, t.Context(), how)
+		_, out, said, err := run(t.Context(), t, how)
 		var gaveUp *GaveUp
 		if !errors.As(err, &gaveUp) || err.Error() != "the node's process died 3 times within 1m0s, the last time by "+last {
 			t.Errorf("%s: %v", how, err)
@@ -89,7 +89,7 @@ func TestWhatIsACrash(t *testing.T) {
 func TestStop(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if code, err, out, said := run(t, ctx, "wait"); code != 1 || err != nil || strings.Count(out, "child") != 1 || said != "" {
+	if code, out, said, err := run(ctx, t, "wait"); code != 1 || err != nil || strings.Count(out, "child") != 1 || said != "" {
 		t.Errorf("exit %d, %v; %s %s", code, err, out, said)
 	}
 }
