@@ -113,6 +113,8 @@ type Effects struct {
 	Unfit *Unfit
 	// Cuts that came to their end.
 	Cuts []Cut
+	// Unrun are condemned events that are dead-lettered now, and so condemned no more.
+	Unrun []Identity
 	// Again asks for another Idle soon: there is more to do than one step should.
 	Again bool
 }

@@ -66,6 +66,9 @@ type Config struct {
 	CutGrains int
 	// Flights are how many entries may be under way while they are small; 4 by default.
 	Flights int
+	// Watch is told of each turn; may be nil. Condemned are events whose turns are not to run; nil with Watch.
+	Watch     Watch
+	Condemned *Condemned
 }
 
 // Shard is the machine of one shard. See the package documentation.
@@ -190,6 +193,7 @@ func (s *Shard) forget() {
 	s.asks = newAsks()
 	s.cuts, s.examining, s.unfit = nil, false, nil
 	s.leading, s.asked = false, false
+	s.cfg.Condemned.lost()
 }
 
 // Leading tells whether the shard takes events.
@@ -460,6 +464,7 @@ func (s *Shard) startOver(fx *Effects) {
 // land answers those who waited for an entry.
 func (s *Shard) land(f *flight, fx *Effects) {
 	s.pending -= len(f.data)
+	fx.Unrun = s.cfg.Condemned.landed(f.index, fx.Unrun)
 	for _, h := range f.ids {
 		if s.ids[h].Index == f.index {
 			delete(s.ids, h)

@@ -321,7 +321,7 @@ Ctrl-C stops it.
 	if !regexp.MustCompile("^" + want + "$").MatchString(r.out.String()) {
 		t.Errorf("it says\n%s", r.out.String())
 	}
-	if o := n.options; o.Listen != defaultTarget || o.Memory != 256<<20 || o.Shards != 64 || !o.Metrics || o.Profiles || o.Logger == nil {
+	if o := n.options; o.Listen != defaultTarget || o.Memory != 256<<20 || o.Shards != 64 || o.TurnLimit != 10*time.Second || !o.Metrics || o.Profiles || o.Logger == nil {
 		t.Errorf("the defaults are %+v", o)
 	}
 	r.signals <- syscall.SIGTERM
