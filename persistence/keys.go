@@ -19,6 +19,7 @@ const (
 	keyID       = 0x09
 	keyState    = 0x0b
 	keyLogic    = 0x11
+	keyDead     = 0x13
 	keyNode     = 0x7f
 )
 

@@ -46,6 +46,12 @@ type shard struct {
 	versions  map[string]*versions // by kind
 	logicKeys int                  // met
 	runner    grains.Runner
+
+	dead map[string]*openLetter // by grain and seq, as in keys
+	last lastRecord
+	// deadUpTo is up to which index the log's dead letters have keys, where they have any (deadKept).
+	deadUpTo uint64
+	deadKept bool
 }
 
 // hardState is what a shard remembers of its votes.
@@ -122,7 +128,7 @@ func (v *verifier) shard(id, of uint64) error {
 	parts := 1 + heads/uint64(v.o.MaxGrains)
 	for part := range parts {
 		s := &shard{v: v, id: id, of: of, part: part, parts: parts, grains: map[string]*grain{}, ids: map[uint64]knownID{},
-			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, versions: map[string]*versions{}}
+			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, versions: map[string]*versions{}, dead: map[string]*openLetter{}}
 		s.applied.lineage = id
 		if err := s.read(); err != nil {
 			return err
@@ -344,7 +350,7 @@ func (s *shard) record(r *record) {
 	case logicChange:
 		s.raise(r)
 		return
-	case tombstone, timer, compaction, answer, settlement:
+	case tombstone, timer, compaction, answer:
 		if s.mine() {
 			s.at(r, "a %s record: nothing writes these yet, and what it means cannot be checked", recordNames[r.kindOf])
 		}
@@ -365,6 +371,9 @@ func (s *shard) record(r *record) {
 		}
 		if r.numbered() {
 			s.origin(r, name)
+			s.noteDead(r, name)
+		} else if r.kindOf == settlement {
+			s.settle(r, name)
 		}
 		s.v.sends.sent(s, r)
 	}
@@ -410,7 +419,7 @@ func (s *shard) origin(r *record, grain string) {
 			p.runs = slices.Delete(p.runs, 0, 1)
 		}
 		p.runs = append(p.runs, run{r.sequence, s.index})
-	case r.sender.kind != "":
+	case r.sender.kind != "" && r.cause.index != 0:
 		m := mark{r.cause.index, r.cause.ordinal, r.sender.effect}
 		if last := s.inbox[r.cause.lineage]; last != nil && !last.less(m) {
 			s.at(r, "%v of lineage %d was taken in behind %v", m, r.cause.lineage, *last)
