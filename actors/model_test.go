@@ -26,6 +26,8 @@ import (
 //	now          write the time of the turn down
 //	from         write the sender down
 //	big:n        write n bytes down
+//	needs:item   fail, unless the item is written down
+//	until:n      fail, in versions below n
 //	!reason      refuse the event; the first word only
 //	fail, panic  write "broken" down and fail
 //
@@ -47,6 +49,14 @@ func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 				panic("as told")
 			}
 			return errors.New("as told")
+		case strings.HasPrefix(word, "needs:"):
+			if !strings.Contains(" "+s.Value, " "+word[6:]+" ") {
+				return errors.New("it " + word)
+			}
+		case strings.HasPrefix(word, "until:"):
+			if n, _ := strconv.Atoi(word[6:]); version < n {
+				return errors.New("broken " + word)
+			}
 		case word[0] == '>':
 			to, words, _ := strings.Cut(word[1:], ":")
 			if !strings.Contains(to, "/") {
@@ -117,7 +127,8 @@ type model struct {
 	ids       map[string]int64 // grain and id: journal time of the last record with it
 	snapshots int
 	covered   map[string]uint64 // by grain: seq of its last snapshot
-	logic     uint32            // of books, at least, since the last logic change
+	letters   map[string]*modelLetter
+	logic     uint32 // of books, at least, since the last logic change
 }
 
 type modelRecord struct {
@@ -132,6 +143,7 @@ type modelRecord struct {
 	sequence uint64
 	sender   string
 	cause    persistence.Mark
+	retryOf  string // seq of the dead letter that it is the second run of
 }
 
 type modelSend struct {
@@ -150,7 +162,7 @@ type modelProducer struct{ epoch, watermark uint64 }
 
 func newModel(shard uint64) *model {
 	return &model{shard: shard, grains: map[string][]modelRecord{}, inbox: map[uint64]persistence.Mark{},
-		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}}
+		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}, letters: map[string]*modelLetter{}}
 }
 
 // tail are the versions that made the records behind a grain's last snapshot.
@@ -225,6 +237,8 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		p.epoch = rec.Epoch
 		m.producers[rec.Producer] = p
 		return nil
+	case entry.Settlement:
+		return m.letter(index, rec)
 	case entry.Expiry:
 		delete(m.producers, rec.Producer)
 		return nil
@@ -254,6 +268,14 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	}
 	mr := modelRecord{logic: rec.Logic, typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
 		payload: string(rec.Payload), reason: string(rec.Reason), id: string(rec.ID), producer: rec.Producer, sequence: rec.Sequence}
+	if rec.Sender.Kind != "" {
+		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
+	}
+	for _, h := range rec.Headers {
+		if string(h.Name) == actors.RetryHeader {
+			mr.retryOf = string(h.Value)
+		}
+	}
 	switch {
 	case rec.Sequence != 0:
 		p := m.producers[rec.Producer]
@@ -262,8 +284,7 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		}
 		p.watermark = rec.Sequence
 		m.producers[rec.Producer] = p
-	case rec.Sender.Kind != "":
-		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
+	case rec.Sender.Kind != "" && !rec.Cause.IsZero():
 		mr.cause = persistence.Mark{Index: rec.Cause.Index, Ordinal: rec.Cause.Ordinal, Effect: rec.Sender.Effect}
 		if in := m.inbox[rec.Cause.Lineage]; !in.Less(mr.cause) {
 			return fmt.Errorf("the send %v of shard %d is taken in behind %v", mr.cause, rec.Cause.Lineage, in)
@@ -278,6 +299,11 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		m.ids[id] = rec.Time
 	}
 	m.grains[name] = append(m.grains[name], mr)
+	if rec.Type == entry.DeadLetter {
+		if err := m.letter(index, rec); err != nil {
+			return err
+		}
+	}
 	var want []modelSend
 	if rec.Type == entry.Input && rec.Kind == "book" {
 		_, want = m.turn("", rec.Payload, &mr, string(rec.Key))
@@ -391,6 +417,11 @@ func (w *world) checkAnswered() {
 	for b, answered := range w.batches {
 		if !answered {
 			w.t.Fatalf("a batch waits for ever: %+v", b.(*actors.Batch).Events[0])
+		}
+	}
+	for in, answered := range w.settles {
+		if !answered {
+			w.t.Fatalf("a settlement waits for ever: %+v", in)
 		}
 	}
 	for rd, answered := range w.reads {
