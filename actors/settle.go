@@ -251,8 +251,9 @@ func (s *Shard) readLetters(l *DeadLetters) (err error) {
 	}
 	for _, at := range l.Read {
 		rec, err := s.letterAt(at)
-		if err != nil {
-			return err
+		if err != nil { // the others must be seen
+			l.Summaries = append(l.Summaries, DeadLetterSummary{Reason: "its record cannot be read: " + err.Error()})
+			continue
 		}
 		sum := DeadLetterSummary{Event: rec.Event, Reason: string(rec.Reason)}
 		if rec.Sender.Kind != "" {

@@ -42,6 +42,8 @@ func (r instant) Publish(_ context.Context, _ uint64, b *actors.Batch, _ bool) e
 
 func (r instant) Read(uint64, *actors.Read) error { return routing.ErrStopping }
 
+func (r instant) Settle(uint64, *actors.Settle) error { return routing.ErrStopping }
+
 // looped is a stream that receives the same batches for ever, as the wire has them, and encodes what is sent.
 type looped struct {
 	grpc.ServerStream

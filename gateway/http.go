@@ -40,6 +40,7 @@ func (g *Gateway) newHTTP() *http.Server {
 	handle(granaryv1connect.NewEventServiceHandler(eventService{g: g}, options...))
 	handle(granaryv1connect.NewGrainServiceHandler(grainService{g: g}, options...))
 	handle(granaryv1connect.NewKindServiceHandler(kindService{g}, options...))
+	handle(granaryv1connect.NewDeadLetterServiceHandler(deadLetterService{g}, options...))
 	mux.HandleFunc(granaryv1connect.EventServicePublishStreamProcedure, func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.StreamNeedsHTTP2,
 			Message: "PublishStream needs HTTP/2: call it by gRPC on this same port, or send batches to " + granaryv1connect.EventServicePublishProcedure})

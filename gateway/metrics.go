@@ -18,10 +18,15 @@ const (
 	listMethod
 	listKindsMethod
 	describeMethod
+	listDeadLettersMethod
+	getDeadLetterMethod
+	retryMethod
+	dropMethod
 	methods
 )
 
-var methodNames = [methods]string{"Publish", "Get", "History", "List", "ListKinds", "Describe"}
+var methodNames = [methods]string{"Publish", "Get", "History", "List", "ListKinds", "Describe", "ListDeadLetters", "GetDeadLetter",
+	"RetryDeadLetter", "DropDeadLetter"}
 
 // lastCode is the largest status code of gRPC.
 const lastCode = codes.Unauthenticated

@@ -49,6 +49,7 @@ func (g *Gateway) register(s *grpc.Server) {
 		unary(g, "Describe", describeMethod, g.describe),
 	}
 	s.RegisterService(&kinds, nil)
+	g.registerDeadLetters(s)
 }
 
 // unknownMethod answers what no service has.

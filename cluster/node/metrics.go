@@ -31,6 +31,7 @@ var figures = []figure{
 	counter("turns_total", "Turns run, of clients' events and of sends.", func(r *reading) float64 { return float64(r.stats.Turns) }),
 	counter("rejected_total", "Events that their grain rejected.", func(r *reading) float64 { return float64(r.stats.Rejected) }),
 	counter("dead_letters_total", "Events whose turn failed.", func(r *reading) float64 { return float64(r.stats.DeadLetters) }),
+	gauge("open_dead_letters", "Dead letters that nobody retried or dropped yet.", func(r *reading) float64 { return float64(r.stats.OpenDeadLetters) }),
 	counter("duplicates_total", "Events that were published before.", func(r *reading) float64 { return float64(r.stats.Duplicates) }),
 	counter("sends_total", "Sends handed to their target shard.", func(r *reading) float64 { return float64(r.stats.Sends) }),
 	counter("snapshots_total", "Snapshots of grains taken.", func(r *reading) float64 { return float64(r.stats.Snapshots) }),

@@ -69,4 +69,7 @@ type Router interface {
 	Publish(ctx context.Context, shard uint64, b *actors.Batch, wait bool) error
 	// Read hands a read to a shard. When it returns nil, r.Done will be called.
 	Read(shard uint64, r *actors.Read) error
+	// Settle hands a settlement of a dead letter to a shard. When it returns nil, in.Done will be called; when it returns an
+	// error (those of Publish), nothing happened.
+	Settle(shard uint64, in *actors.Settle) error
 }

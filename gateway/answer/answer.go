@@ -56,6 +56,7 @@ const (
 	InvalidPage        = "INVALID_PAGE"         // page size too large, or a page token of something else
 	InvalidFormat      = "INVALID_FORMAT"       // an unknown state format
 	InvalidPrefix      = "INVALID_PREFIX"       // a prefix that no key has
+	InvalidSeq         = "INVALID_SEQ"          // 0, which no record has
 	SeqOutOfRange      = "SEQ_OUT_OF_RANGE"     // the grain has no such record (yet)
 
 	IDConflict       = "ID_CONFLICT"       // the id was published before with another body
@@ -64,6 +65,10 @@ const (
 	DeadLettered     = "DEAD_LETTERED"     // the turn failed; journaled
 	JournalCorrupt   = "JOURNAL_CORRUPT"   // stored bytes are damaged; restore this node or ask another
 	LogicMissing     = "LOGIC_MISSING"     // this binary lacks a version of the kind's logic; see the metadata
+
+	NoDeadLetter = "NO_DEAD_LETTER" // the grain has no such record, or it is no dead letter
+	NotOpen      = "NOT_OPEN"       // the dead letter was retried or dropped before; the metadata has what became of it
+	NotRunnable  = "NOT_RUNNABLE"   // this binary cannot run the event; the dead letter stays open
 
 	ProducerFenced = "PRODUCER_FENCED" // another stream of this producer has a newer epoch; stop
 	ProducerGap    = "PRODUCER_GAP"    // the shard lacks what came before; reconnect under a larger epoch and resend
