@@ -28,7 +28,8 @@ type Settle struct {
 	Seq       uint64
 	// Retry runs the event again; else it is dropped.
 	Retry bool
-	// Failed is the outcome when nothing was settled (NotFound, NotOpen, Unrunnable, and those of reads), Folded otherwise.
+	// Failed is the outcome when nothing was settled (NotFound, NotOpen, Unrunnable, Overloaded, and those of reads), Folded
+	// otherwise.
 	// Why says it in words, and Lack is the version of logic that is missing, for LogicMissing where that is known.
 	Failed Outcome
 	Why    string
@@ -101,6 +102,10 @@ func (s *Shard) settle(now int64, in *Settle, fx *Effects) {
 	if !s.leading {
 		o, why, lack := s.absent()
 		s.failSettle(in, &failure{outcome: o, err: errors.New(why), lack: lack}, fx)
+		return
+	}
+	if in.Retry && s.pending > maxUncommitted {
+		s.failSettle(in, failf(Overloaded, "too much is uncommitted"), fx)
 		return
 	}
 	open := false

@@ -18,12 +18,13 @@ type openLetter struct {
 
 // lastRecord is the last numbered record before another one.
 type lastRecord struct {
-	index uint64
-	grain string
-	seq   uint64
-	of    string // seq of the dead letter that it is a second run of
-	body  uint64
-	again bool // it has a sender and no cause
+	index   uint64
+	ordinal uint32
+	grain   string
+	seq     uint64
+	of      string // seq of the dead letter that it is a second run of
+	body    uint64
+	again   bool // it has a sender and no cause
 }
 
 func deadName(grain string, seq uint64) string {
@@ -32,9 +33,9 @@ func deadName(grain string, seq uint64) string {
 
 // noteDead takes a numbered record in: as a dead letter, and as what a settlement may follow.
 func (s *shard) noteDead(r *record, grain string) {
-	s.endsAlone(r)
+	s.endsAlone()
 	of := r.retryOf()
-	s.last = lastRecord{index: s.index, grain: grain, seq: r.seq, of: of, again: r.sender.kind != "" && r.cause.index == 0}
+	s.last = lastRecord{index: s.index, ordinal: r.ordinal, grain: grain, seq: r.seq, of: of, again: r.sender.kind != "" && r.cause.index == 0}
 	if r.kindOf == deadLetter || of != "" {
 		s.last.body = bodyHash(r.event, r.payload)
 	}
@@ -54,9 +55,9 @@ func (r *record) retryOf() string {
 }
 
 // endsAlone reports that no settlement came behind the second run of an event that was sent.
-func (s *shard) endsAlone(r *record) {
+func (s *shard) endsAlone() {
 	if s.last.again {
-		s.at(r, "seq %d of %s, in index %d, has a sender and no cause, but no settlement of a dead letter follows", s.last.seq, describeGrain([]byte(s.last.grain)), s.last.index)
+		s.find(s.last.index, int(s.last.ordinal), describeGrain([]byte(s.last.grain)), "seq %d has a sender and no cause, but no settlement of a dead letter follows", s.last.seq)
 	}
 	s.last.again = false
 }

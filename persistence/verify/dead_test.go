@@ -154,6 +154,14 @@ func TestDeadLetters(t *testing.T) {
 			l.run.sender = sender{shard: 1, kind: "counter", key: []byte("c")}
 			l.settled.reason = []byte("dropped")
 		},
+		"shard 1, index 5, record 0, counter/d: seq 2 has a sender and no cause": func(w *world, l letters) { // the last of the log
+			l.run.sender = sender{shard: 1, kind: "counter", key: []byte("c")}
+			l.settled.reason = []byte("dropped")
+			s := w.shards[1]
+			s.entries = s.entries[:len(s.entries)-1]
+			s.hard = [3]uint64{}
+			w.fill()
+		},
 	} {
 		w, l := fresh()
 		spoil(w, l)

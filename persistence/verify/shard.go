@@ -176,6 +176,7 @@ func (s *shard) read() error {
 	if !s.mine() {
 		return nil
 	}
+	s.endsAlone()
 	if s.applied.index > s.index {
 		s.find(0, None, "applied", "index %d was applied, but the log ends at %d", s.applied.index, s.index)
 	}
