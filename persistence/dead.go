@@ -183,8 +183,14 @@ func (x *Index) openDead() error {
 	if err != nil {
 		return err
 	}
-	f := values{buf: v}
-	if v != nil && f.uv() != x.at.index || v == nil && x.at.index != 0 {
+	upTo := uint64(0)
+	if v != nil {
+		f := values{buf: v}
+		if upTo = f.uv(); f.bad {
+			return entry.ErrCorrupt
+		}
+	}
+	if upTo != x.at.index {
 		return x.reread(func(index uint64, rec *entry.Record) error {
 			switch rec.Type {
 			case entry.DeadLetter:
