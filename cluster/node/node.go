@@ -309,7 +309,18 @@ func (n *Node) GiveUp(shard uint64, b *actors.Batch) { n.shards[shard-1].post(ac
 
 // Read implements [routing.Router].
 func (n *Node) Read(shard uint64, r *actors.Read) error {
-	return n.shards[shard-1].read(r)
+	return n.shards[shard-1].ask(r)
+}
+
+// Settle implements [routing.Router].
+func (n *Node) Settle(shard uint64, in *actors.Settle) error {
+	if n.stopping.Load() {
+		return routing.ErrStopping
+	}
+	if err := routing.Takes(n.store); err != nil {
+		return err
+	}
+	return n.shards[shard-1].ask(in)
 }
 
 // GiveUpRead implements [routing.Router].
@@ -390,6 +401,8 @@ func (n *Node) Kill() {
 // Stats are counters of the whole node.
 type Stats struct {
 	actors.Stats
+	// OpenDeadLetters that nobody retried or dropped.
+	OpenDeadLetters int
 	// Resident grains and their estimated bytes.
 	Resident int
 	Bytes    int64
@@ -409,6 +422,7 @@ func (n *Node) Stats() Stats {
 		t := r.stats
 		r.mu.Unlock()
 		s.Add(t.Stats)
+		s.OpenDeadLetters += t.OpenDeadLetters
 		s.Resident += t.Resident
 		s.Bytes += t.Bytes
 		s.Asking += t.Asking

@@ -10,7 +10,8 @@ import (
 	"github.com/granary-dev/granary/cluster/slots"
 )
 
-// Limits of what may wait for a shard: client events in its queue and their bytes, and reads that have no answer.
+// Limits of what may wait for a shard: client events in its queue and their bytes, and reads and settlements that have no
+// answer.
 const (
 	maxQueued      = 8192
 	maxQueuedBytes = 8 << 20
@@ -31,7 +32,7 @@ type runner struct {
 	queue      []any
 	queued     int // client events in the queue
 	bytes      int // of those
-	reads      int // that have no answer
+	reads      int // and settlements, that have no answer
 	closed     bool
 	sleeping   bool
 	overloaded bool
@@ -63,8 +64,8 @@ func (r *runner) post(input any) {
 	}
 }
 
-// read queues a client's read when there is room.
-func (r *runner) read(rd *actors.Read) error {
+// ask queues a client's read or settlement when there is room.
+func (r *runner) ask(in any) error {
 	r.mu.Lock()
 	if r.closed || r.reads >= maxReads {
 		defer r.mu.Unlock()
@@ -75,7 +76,7 @@ func (r *runner) read(rd *actors.Read) error {
 	}
 	r.reads++
 	r.mu.Unlock()
-	r.post(rd)
+	r.post(in)
 	return nil
 }
 
@@ -200,6 +201,9 @@ func refuse(in any, o actors.Outcome, why string, fx *actors.Effects) {
 	case *actors.Read:
 		in.Failed, in.Why = o, why
 		fx.Reads = append(fx.Reads, in)
+	case *actors.Settle:
+		in.Failed, in.Why = o, why
+		fx.Settles = append(fx.Settles, in)
 	}
 }
 
@@ -225,6 +229,7 @@ func (r *runner) report(held bool) {
 	defer r.mu.Unlock()
 	if r.err == nil {
 		r.stats.Stats = r.shard.Stats
+		r.stats.OpenDeadLetters = r.shard.OpenDeadLetters()
 		r.stats.Resident, r.stats.Bytes = r.shard.Activations()
 		r.stats.Asking = r.shard.Asking()
 		r.overloaded = r.shard.Overloaded() || held
@@ -264,9 +269,9 @@ func (r *runner) do(fx *actors.Effects) {
 }
 
 func (r *runner) answer(fx *actors.Effects) {
-	if len(fx.Reads) > 0 {
+	if n := len(fx.Reads) + len(fx.Settles); n > 0 {
 		r.mu.Lock()
-		r.reads -= len(fx.Reads)
+		r.reads -= n
 		r.mu.Unlock()
 	}
 	for _, b := range fx.Batches {
@@ -274,6 +279,9 @@ func (r *runner) answer(fx *actors.Effects) {
 	}
 	for _, rd := range fx.Reads {
 		rd.Done(rd)
+	}
+	for _, in := range fx.Settles {
+		in.Done(in)
 	}
 }
 

@@ -198,6 +198,7 @@ func TestHelp(t *testing.T) {
 	s := &session{t: t, target: "none", dir: "none"}
 	commands := []string{
 		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show", "tail",
+		"deadletter", "deadletter ls", "deadletter show", "deadletter retry", "deadletter drop",
 		"load", "load run", "load run transactions", "load run ratings", "load run probe", "load baseline", "verify", "version",
 		"completion",
 	}
