@@ -17,6 +17,7 @@ const (
 	keyOutbox   = 0x07
 	keyProducer = 0x08
 	keyID       = 0x09
+	keyTimer    = 0x0a
 	keyState    = 0x0b
 	keyLogic    = 0x11
 	keyNode     = 0x7f
