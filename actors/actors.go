@@ -111,6 +111,8 @@ type Effects struct {
 	Unfit *Unfit
 	// Cuts that came to their end.
 	Cuts []Cut
+	// HeldBack are reminders that were due and cannot fire.
+	HeldBack []HeldBack
 	// Again asks for another Idle soon: there is more to do than one step should.
 	Again bool
 }
@@ -121,6 +123,15 @@ type Cut struct {
 	Kind    string
 	Version uint32
 	Failed  bool
+}
+
+// HeldBack is a reminder that does not fire because its event cannot be read or its grain cannot be loaded. It stays
+// pending: the next leader, or this one after a restart, tries again.
+type HeldBack struct {
+	Kind, Key string
+	Reminder  uint64
+	Due       int64
+	Why       error
 }
 
 // Reset empties the effects and keeps their memory.

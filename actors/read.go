@@ -67,6 +67,8 @@ func (s *Shard) answer(fx *Effects) {
 			err = s.history(r.History)
 		case r.List != nil:
 			err = s.list(r.List)
+		case r.Reminders != nil:
+			err = s.listReminders(r.Reminders)
 		case r.Get.AtSeq != 0 || r.Get.AtTime != 0:
 			err = s.getPast(r.Get)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"go.etcd.io/raft/v3/raftpb"
@@ -97,6 +96,8 @@ type Shard struct {
 	examining bool   // elected, but what the journal needs is still looked for
 	unfit     *Unfit // elected, but not able to lead
 
+	reminders reminders
+
 	outbox outbox
 	reads  []*Read
 	// reads that arrived since the last request to confirm leadership wait for the next token
@@ -118,6 +119,8 @@ type Shard struct {
 // Stats are counters since the shard was made.
 type Stats struct {
 	Turns, Rejected, DeadLetters, Duplicates, Sends, Snapshots, Activations, Passivations, Entries, Checkpoints uint64
+	// Reminders that fired.
+	Reminders uint64
 	// Cut are the grains that were snapshotted because the version of their logic was raised.
 	Cut uint64
 }
@@ -134,6 +137,7 @@ func (s *Stats) Add(o Stats) {
 	s.Passivations += o.Passivations
 	s.Entries += o.Entries
 	s.Checkpoints += o.Checkpoints
+	s.Reminders += o.Reminders
 	s.Cut += o.Cut
 }
 
@@ -144,6 +148,7 @@ type flight struct {
 	batches []*Batch
 	acks    []*Ack
 	ids     []uint64
+	claims  []claim
 }
 
 // NewShard returns the machine of a shard, following.
@@ -180,7 +185,7 @@ func (s *Shard) forget() {
 	s.ids = map[uint64]persistence.Known{}
 	s.open, s.flights, s.pending = flight{}, nil, 0
 	s.builder.Reset(0)
-	s.outbox = outbox{}
+	s.outbox, s.reminders = outbox{}, reminders{}
 	s.cuts, s.examining, s.unfit = nil, false, nil
 	s.leading, s.asked = false, false
 }
@@ -232,6 +237,9 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 			if err := s.cutSome(fx); err != nil {
 				return err
 			}
+			if err := s.fireSome(now, fx); err != nil {
+				return err
+			}
 		}
 		if err := s.outbox.catchUp(s, now, fx); err != nil {
 			return err
@@ -254,6 +262,7 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		s.lose(fx)
 	case Tick:
 		s.outbox.tick(now)
+		s.tickReminders(now)
 		return s.sweep(now, fx)
 	default:
 		return fmt.Errorf("shard %d: unknown input %T", s.cfg.Shard, input)
@@ -448,6 +457,7 @@ func (s *Shard) land(f *flight, fx *Effects) {
 			delete(s.ids, h)
 		}
 	}
+	s.release(f)
 	for _, b := range f.batches {
 		s.finish(b, fx)
 	}
@@ -474,8 +484,7 @@ func (s *Shard) checkpoint(force bool) error {
 // there instead of reading its records one by one.
 func (s *Shard) storeStates() {
 	s.index.Changed(func(grain string, seq uint64) {
-		_, rest, _ := strings.Cut(grain, "\x00")
-		kind, key, _ := strings.Cut(rest, "\x00")
+		kind, key := persistence.CutGrain(grain)
 		// one whose last record is the last applied holds nothing uncommitted
 		if a := s.grains[kind][key]; a != nil && a.seq == seq && a.unstored() >= stateEvery {
 			s.storeState(a)
