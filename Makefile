@@ -31,6 +31,10 @@ test: ## run all tests, those of the example included, without cgo and the race 
 	go test $(PKG)
 	cd examples/ownkind && go test ./...
 
+.PHONY: walkthrough
+walkthrough: ## do in an empty folder what docs/kinds.md says (takes modules from where go gets them)
+	GRANARY_WALKTHROUGH=1 go test -count=1 -run TestWalkThrough .
+
 .PHONY: race
 race: ## run all tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race $(PKG)
@@ -93,6 +97,10 @@ bench: ## run the benchmarks of PKG (all), COUNT (5) times each
 .PHONY: speed
 speed: build ## events a second of one node against the bare pipeline, alternating, COUNT (5) rounds
 	scripts/speed.sh $(COUNT)
+
+.PHONY: first-ack
+first-ack: build ## how soon a node answers: when it is new, and behind kill -9 with a million events
+	scripts/first-ack.sh
 
 .PHONY: profile
 profile: ## profile a node under load for the compiler (cmd/granary/default.pgo)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/granary-dev/granary/cluster/node"
 	"github.com/granary-dev/granary/cmd/granary/commands"
+	"github.com/granary-dev/granary/gateway"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence/verify"
 )
@@ -24,6 +25,10 @@ import (
 // gcPercent is how much the heap may grow before it is collected, in percent of what lives, where GOGC does not say. At
 // full load it is worth about 3 % of the events a second, and costs about 130 MB beside 460.
 const gcPercent = 200
+
+// besideBudget is what a node may use beside twice its budget for activations: caches, tables in memory, what is in flight,
+// and some room for the collector. With the default budget that makes a node of less than 1 GiB.
+const besideBudget = 448 << 20
 
 // Main runs the command line of the process with these kinds, and ends the process with its exit code. Two kinds of one
 // name, or one that is not well defined, are told in a line, with exit code 2.
@@ -55,12 +60,33 @@ func Main(kinds ...*grains.Definition) {
 		Catalog:    catalog,
 		StartNode:  startNode,
 		Verify:     verify.Run,
+		Limits:     limits(),
+		CheckLimits: func(values map[string]string) error {
+			_, err := gateway.ParseLimits(values)
+			return err
+		},
 	}))
+}
+
+// limits are what `granary dev --help` says of the gateway's limits.
+func limits() (all []commands.Limit) {
+	for _, l := range gateway.LimitList() {
+		all = append(all, commands.Limit{Name: l.Name, Default: l.Default, Doc: l.Doc})
+	}
+	return all
 }
 
 // startNode starts a node with its gateway in this process.
 func startNode(ctx context.Context, o commands.NodeOptions) (commands.Node, error) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(2*o.Memory + besideBudget)
+	}
+	l, err := gateway.ParseLimits(o.Limits)
+	if err != nil {
+		return nil, err
+	}
 	return node.Serve(ctx, node.ProcessOptions{
+		Limits:   l,
 		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, Logger: o.Logger},
 		Listen:   o.Listen,
 		Metrics:  o.Metrics,

@@ -140,7 +140,7 @@ func (s *Shard) load(kind *grains.Definition, key string) (*activation, error) {
 // base returns the stored state of a grain if it is the shortest way to the present one. One that cannot be used is as
 // good as none: the journal has everything.
 func (s *Shard) base(kind *grains.Definition, grain []byte, head persistence.Head) (persistence.State, bool) {
-	if head.Seq < worthState {
+	if head.Seq == 0 {
 		return persistence.State{}, false
 	}
 	base, err := s.index.State(grain)
@@ -197,6 +197,15 @@ func (f *folder) fail(err error) error {
 	return failf(outcomeOf(err), "shard %d: %s/%s: %w", f.shard.cfg.Shard, f.kind.Name, f.key, err)
 }
 
+// lacks is the failure for want of a version of the kind's logic.
+func (f *folder) lacks(what string, version uint32) error {
+	return &failure{
+		outcome: LogicMissing,
+		err:     fmt.Errorf("%s version %d of the kind's logic, this binary has %d", what, version, f.kind.Version),
+		lack:    &Lack{Kind: f.kind.Name, Version: version, Have: f.kind.Version, Grains: 1},
+	}
+}
+
 // snapshot reads a snapshot; the zero pointer gives the empty state.
 func (f *folder) snapshot(at persistence.SnapshotPointer) (persistence.State, error) {
 	base := persistence.State{Seq: at.Seq, Logic: f.kind.Version, Snapshot: at}
@@ -208,7 +217,7 @@ func (f *folder) snapshot(at persistence.SnapshotPointer) (persistence.State, er
 		return base, f.fail(err)
 	}
 	if first.Logic > f.kind.Version {
-		return base, f.fail(failf(LogicMissing, "its snapshot needs version %d of the kind's logic, this binary has %d", first.Logic, f.kind.Version))
+		return base, f.fail(f.lacks("its snapshot needs", first.Logic))
 	}
 	base.Data = data
 	if first.Logic != 0 {
@@ -281,7 +290,7 @@ func (f *folder) replay(state proto.Message, r *HistoryRecord) error {
 	}
 	kind, ok := f.kind.At(r.Logic)
 	if !ok {
-		return failf(LogicMissing, "it needs version %d of the kind's logic, this binary has %d", r.Logic, f.kind.Version)
+		return f.lacks("it needs", r.Logic)
 	}
 	e, ok := kind.Event(r.Event)
 	if !ok {
@@ -319,6 +328,12 @@ func (a *activation) unstored() uint64 {
 	return a.seq - max(a.stored, a.snapshot.Seq)
 }
 
+// worthState tells whether the state of a grain that leaves memory is to be stored.
+func (a *activation) worthState() bool {
+	n := a.unstored()
+	return n > 0 && int64(n)*recordBytes >= a.bytes-overhead
+}
+
 // passivate drops the least recently used activations until the memory budget holds. A grain with records that are not
 // applied stays. The state of one with a long tail is stored, beside the log: a grain that was only read adds nothing to
 // its journal.
@@ -330,7 +345,7 @@ func (s *Shard) passivate() {
 		if older.last > applied {
 			continue
 		}
-		if older.unstored() >= worthState {
+		if older.worthState() {
 			s.storeState(older)
 		}
 		s.drop(older)

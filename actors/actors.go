@@ -148,11 +148,12 @@ func (fx *Effects) Reset() {
 type failure struct {
 	outcome Outcome
 	err     error
+	lack    *Lack // for want of which it is; may be nil
 }
 
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
 func failf(o Outcome, format string, args ...any) error {
-	return &failure{o, fmt.Errorf(format, args...)}
+	return &failure{outcome: o, err: fmt.Errorf(format, args...)}
 }

@@ -33,9 +33,10 @@ type duplicate struct {
 // batch takes the events of a client in.
 func (s *Shard) batch(now int64, b *Batch, fx *Effects) {
 	b.duplicates = b.duplicates[:0]
-	b.Refused, b.wait = Folded, 0
+	b.Refused, b.Lack, b.wait = Folded, nil, 0
 	if !s.leading {
-		o, why := s.absent()
+		o, why, lack := s.absent()
+		b.Lack = lack
 		s.refuse(b, o, why, fx)
 		return
 	}
@@ -89,6 +90,16 @@ func outcomeOf(err error) Outcome {
 		return f.outcome
 	}
 	return Corrupt
+}
+
+// lackOf is the version for want of which an error is, nil if it is for something else.
+func lackOf(err error) *Lack {
+	for f := (*failure)(nil); errors.As(err, &f); err = f.err {
+		if f.lack != nil {
+			return f.lack
+		}
+	}
+	return nil
 }
 
 // producer returns the speculative state of a producer; one that is not known has epoch 0.
@@ -174,8 +185,9 @@ func (s *Shard) event(now int64, p *producer, b *Batch, i int, fx *Effects) erro
 	if err != nil {
 		return err
 	}
-	s.rec = entry.Record{Event: e.Type.Name, EventTime: e.Time, Source: e.Source, Trace: e.Trace, Headers: e.Headers, Payload: e.Payload}
 	rec := &s.rec
+	*rec = entry.Record{} // cleared in place: a record is half a kilobyte, and copying one costs as much as encoding it
+	rec.Event, rec.EventTime, rec.Source, rec.Trace, rec.Headers, rec.Payload = e.Type.Name, e.Time, e.Source, e.Trace, e.Headers, e.Payload
 	s.keyBuf = append(s.keyBuf[:0], e.ID...)
 	rec.ID = s.keyBuf
 	rec.Time = s.advance(now, 0)

@@ -37,6 +37,19 @@ func (r *replica) put(t *testing.T, index uint64, frame []byte) {
 	}
 }
 
+// forgetStates drops the states that are stored beside the log, so that the log is needed.
+func (r *replica) forgetStates(t *testing.T) {
+	t.Helper()
+	from, to := []byte{0, 0, 0, 0, 0, 0, 0, byte(r.id), 0x0b}, []byte{0, 0, 0, 0, 0, 0, 0, byte(r.id), 0x0c}
+	b := r.world.store.NewBatch()
+	if err := b.DeleteRange(from, to, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (r *replica) checkpoint(t *testing.T) {
 	t.Helper()
 	if err := r.shard.Close(); err != nil {
@@ -57,6 +70,7 @@ func corrupted(t *testing.T, shards int) *world {
 		t.Fatalf("%d grains are in memory", n)
 	}
 	r.checkpoint(t) // what is behind the last one is in memory as well
+	r.forgetStates(t)
 	r.flip(t, r.committed)
 	return w
 }
@@ -132,6 +146,7 @@ func TestSendToCorruptGrainIsKept(t *testing.T) {
 	w.settle()
 	target := w.shards[1]
 	target.checkpoint(t)
+	target.forgetStates(t)
 	mend := target.flip(t, target.committed)
 	w.publish(&actors.Batch{Events: []actors.Event{w.event("b", ">a@2:+2 >c@2:+3", "")}})
 	for range 20 {

@@ -66,7 +66,7 @@ func (l Lack) String() string {
 // Unfit is why a shard does not lead here although its group elected it.
 type Unfit struct {
 	Shard uint64
-	Lacks []Lack
+	Lacks []Lack // at least one
 }
 
 func (u *Unfit) Error() string {
@@ -283,9 +283,9 @@ func (s *Shard) cutting(kind string) bool {
 }
 
 // absent is what callers are told by a shard that does not lead.
-func (s *Shard) absent() (Outcome, string) {
+func (s *Shard) absent() (Outcome, string, *Lack) {
 	if s.unfit != nil {
-		return LogicMissing, s.unfit.Error()
+		return LogicMissing, s.unfit.Error(), &s.unfit.Lacks[0]
 	}
-	return Unavailable, "the shard has no leader here"
+	return Unavailable, "the shard has no leader here", nil
 }

@@ -60,8 +60,8 @@ func TestOtherLogicIsNotServed(t *testing.T) {
 				t.Errorf("publish: %v %s %+v", b.Refused, b.Why, b.Results)
 			}
 			for _, rd := range []*actors.Read{rd, past} {
-				if rd.Failed != actors.LogicMissing || !strings.Contains(rd.Why, test.why) {
-					t.Errorf("get: %v %s", rd.Failed, rd.Why)
+				if rd.Failed != actors.LogicMissing || !strings.Contains(rd.Why, test.why) || rd.Lack != nil {
+					t.Errorf("get: %v %s, lacks %v", rd.Failed, rd.Why, rd.Lack)
 				}
 			}
 			if n := r.model.seq("book/a"); n != 1 {
@@ -95,14 +95,27 @@ func TestSnapshotOfOlderLogicIsTaken(t *testing.T) {
 	w.publish(&actors.Batch{Events: []actors.Event{w.event("a", "+5", ""), w.event("a", "+6", ""), w.event("a", "+7", ""), w.event("a", "+8", "")}})
 	w.settle()
 	w.checkStates()
+	past := &actors.Read{Get: &actors.Get{Kind: w.kind("book"), Key: "a", AtSeq: 2}}
+	w.read(past)
+	w.settle()
+	if past.Failed != actors.LogicMissing || past.Lack == nil || *past.Lack != (actors.Lack{Kind: "book", Version: 1, Have: 2, Grains: 1}) {
+		t.Errorf("the past: %v %s, lacks %v", past.Failed, past.Why, past.Lack)
+	}
 	w.catalog = bookCatalog(4, 1)
 	r.crash(0)
 	r.lead()
 	rd := &actors.Read{Get: &actors.Get{Kind: w.kind("book"), Key: "a"}}
 	w.read(rd)
+	b := &actors.Batch{Events: []actors.Event{w.event("a", "+9", "")}}
+	w.publish(b)
 	w.settle()
 	if rd.Failed != actors.LogicMissing || !strings.Contains(rd.Why, "1 grain needs version 2 of its logic, this binary has version 1") {
 		t.Errorf("%v %s", rd.Failed, rd.Why)
+	}
+	for _, lack := range []*actors.Lack{rd.Lack, b.Lack} {
+		if lack == nil || *lack != (actors.Lack{Kind: "book", Version: 2, Have: 1, Grains: 1}) {
+			t.Errorf("lacks %v", lack)
+		}
 	}
 }
 

@@ -90,10 +90,12 @@ type Batch struct {
 	Events []Event
 	// Results, one for each event, set when Done is called.
 	Results []Result
-	// Refused is the outcome of the batch as a whole when none of its events was taken (Fenced, Gap, Unavailable,
-	// Overloaded); Folded otherwise. Why says it in words.
+	// Refused is the outcome of the batch as a whole when none of its events was taken (Fenced, Gap, LogicMissing,
+	// Unavailable, Overloaded); Folded otherwise. Why says it in words, and Lack the first of what is missing, for
+	// LogicMissing.
 	Refused Outcome
 	Why     string
+	Lack    *Lack
 	// Watermark of the producer, for Gap and Fenced; Epoch the newest known, for Fenced.
 	Watermark, Epoch uint64
 	// Done is called once, when everything in Results is committed. It must not block.
@@ -114,9 +116,12 @@ type Read struct {
 	List    *List
 	// Reminders is a list too.
 	Reminders *Reminders
-	// Failed is the outcome when the read failed, Folded otherwise. Why says it in words.
+	// Failed is the outcome when the read failed, Folded otherwise. Why says it in words. Lack is what is missing, for a
+	// LogicMissing that is for want of a version: the first of it if it keeps the shard from leading, or what this grain
+	// needs; nil otherwise.
 	Failed Outcome
 	Why    string
+	Lack   *Lack
 	// Done is called once. It must not block.
 	Done func(*Read)
 

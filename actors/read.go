@@ -15,7 +15,7 @@ const (
 // read lets a read take its place: behind all turns that ran before it.
 func (s *Shard) read(r *Read, fx *Effects) {
 	if !s.leading {
-		r.Failed, r.Why = s.absent()
+		r.Failed, r.Why, r.Lack = s.absent()
 		fx.Reads = append(fx.Reads, r)
 		return
 	}
@@ -83,7 +83,7 @@ func (s *Shard) answer(fx *Effects) {
 }
 
 func (s *Shard) failRead(r *Read, err error, fx *Effects) {
-	r.Failed, r.Why = outcomeOf(err), err.Error()
+	r.Failed, r.Why, r.Lack = outcomeOf(err), err.Error(), lackOf(err)
 	fx.Reads = append(fx.Reads, r)
 }
 

@@ -31,10 +31,10 @@ const (
 	checkpointBytes   = 1 << 20
 	// stateEvery is after how many records the state of a grain in memory is stored again at a checkpoint: what it would
 	// cost to read them back after a crash.
-	stateEvery = 16
-	// worthState is after how many records the state of a grain that leaves memory is stored: reading fewer back is cheaper
-	// than writing it.
-	worthState = 8
+	stateEvery = 32
+	// recordBytes is what reading one record back costs, as a size of memory that a state takes: its whole entry is read. A
+	// grain that leaves memory is stored when that is cheaper.
+	recordBytes = 12 << 10
 	// maxHops is how many sends may follow from one event.
 	maxHops = 64
 	// snapshotChunk is the largest part of a state in one record.
@@ -508,7 +508,7 @@ func (s *Shard) storeState(a *activation) {
 func (s *Shard) Close() error {
 	applied, _ := s.index.Applied()
 	for a := s.lru.prev; a != &s.lru; a = a.prev {
-		if a.unstored() >= worthState && a.last <= applied {
+		if a.worthState() && a.last <= applied {
 			s.storeState(a)
 		}
 	}

@@ -197,10 +197,12 @@ func (s *Shard) inbound(now int64, in *Inbound, fx *Effects) error {
 // sent takes one send in. It is never refused: what cannot be handled is journaled as a dead letter. It fails, and the
 // shard with it, only when the target cannot be loaded.
 func (s *Shard) sent(now int64, in *Inbound, m *Sent, fx *Effects) error {
-	s.rec = entry.Record{Event: m.Event, EventTime: m.EventTime, Payload: m.Payload, Trace: m.Trace, Hops: m.Hops + 1,
-		Time:   s.advance(now, m.Time),
-		Cause:  entry.Position{Lineage: in.Lineage, Index: m.Index, Ordinal: m.Ordinal},
-		Sender: entry.Sender{Shard: in.From, Effect: m.Effect, Kind: m.SenderKind, Key: m.SenderKey}}
+	rec := &s.rec
+	*rec = entry.Record{} // cleared in place, as in event
+	rec.Event, rec.EventTime, rec.Payload, rec.Trace, rec.Hops = m.Event, m.EventTime, m.Payload, m.Trace, m.Hops+1
+	rec.Time = s.advance(now, m.Time)
+	rec.Cause = entry.Position{Lineage: in.Lineage, Index: m.Index, Ordinal: m.Ordinal}
+	rec.Sender = entry.Sender{Shard: in.From, Effect: m.Effect, Kind: m.SenderKind, Key: m.SenderKey}
 	kind, ok := s.cfg.Catalog.Kind(m.Kind)
 	if !ok {
 		return s.deadLetter(m, nil, fmt.Sprintf("there is no kind %q", m.Kind), fx)

@@ -97,6 +97,9 @@ type Limits struct {
 	// PingAfter is how long an HTTP/2 connection may be silent before the client is asked whether it is still there, and
 	// PingTimeout how long it may take to say so. Then it is cut. Defaults: 30 s and 10 s.
 	PingAfter, PingTimeout time.Duration
+	// PingEvery is the shortest time between the pings of an HTTP/2 client that we bear. One that pings faster is cut.
+	// Default: 5 s.
+	PingEvery time.Duration
 	// SendTimeout is how long a client of a stream may leave responses unread before the stream is cut; it is noticed
 	// within another quarter of it. Default: 30 s.
 	SendTimeout time.Duration
@@ -119,8 +122,6 @@ const (
 	// callWorkers goroutines stay and take calls, because new ones grow their stack anew each time: a tenth of the CPU of
 	// a small call. Where all are busy, further calls and streams get goroutines of their own.
 	callWorkers = 64
-	// minPing is the shortest time between the pings of a client that we bear.
-	minPing = 5 * time.Second
 	// drainGrace is how long connections are given to close by themselves when everything is answered.
 	drainGrace = 500 * time.Millisecond
 )
@@ -137,6 +138,7 @@ func (l *Limits) fill() error {
 	def(&l.IdleTimeout, 5*time.Minute)
 	def(&l.PingAfter, 30*time.Second)
 	def(&l.PingTimeout, 10*time.Second)
+	def(&l.PingEvery, 5*time.Second)
 	def(&l.SendTimeout, 30*time.Second)
 	def(&l.HeaderBytes, 32<<10)
 	if l.InFlight < minInFlight {
@@ -222,7 +224,7 @@ func (g *Gateway) newGRPC() *grpc.Server {
 		grpc.InitialConnWindowSize(connectionWindow),
 		grpc.ConnectionTimeout(l.HeaderTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleTimeout, Time: l.PingAfter, Timeout: l.PingTimeout}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: l.PingEvery, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 		grpc.UnknownServiceHandler(unknownMethod),
 		grpc.NumStreamWorkers(callWorkers),

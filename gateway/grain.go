@@ -46,7 +46,7 @@ func finished(ctx context.Context, r *actors.Read, done <-chan struct{}) error {
 	case <-ctx.Done():
 		return answer.Routing(ctx.Err())
 	}
-	if refusal := answer.Outcome(r.Failed, r.Why); refusal != nil {
+	if refusal := answer.Read(r); refusal != nil {
 		return refusal
 	}
 	return nil

@@ -35,7 +35,7 @@ type Options struct {
 	Shards int
 	// NodeID of a store that is made; 1 by default.
 	NodeID uint64
-	// CacheBytes for blocks; 256 MiB by default.
+	// CacheBytes for blocks and tables in memory; 256 MiB by default.
 	CacheBytes int64
 	// OpenedBytes of log entries that are kept ready to be searched, over all shards; 128 MiB by default.
 	OpenedBytes int
@@ -267,9 +267,11 @@ func pebbleOptions(o Options, cache *pebble.Cache, lock *pebble.Lock, found *dam
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                64 << 20,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       30,
-		Logger:                      logger{o.Logger, o.Fatal},
+		// Log entries come in order and are seldom read, and a filter tells which table has one: to merge tables early costs
+		// more than to look into some more of them.
+		L0CompactionThreshold: 10,
+		L0StopWritesThreshold: 30,
+		Logger:                logger{o.Logger, o.Fatal},
 	}
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

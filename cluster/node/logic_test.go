@@ -251,5 +251,9 @@ func publishTo(t *testing.T, n *node.Node, c *grains.Catalog) {
 		if s.Code() != codes.FailedPrecondition || info.GetReason() != "LOGIC_MISSING" || !strings.Contains(s.Message(), "version 1 of its logic, this binary has version 2") {
 			t.Errorf("%v %v", s, info)
 		}
+		m := info.GetMetadata()
+		if m["kind"] != "sum" || m["version_needed"] != "1" || m["version_had"] != "2" || m["grains"] == "" || m["grains"] == "0" || len(m) != 4 {
+			t.Errorf("metadata %v", m)
+		}
 	}
 }

@@ -63,7 +63,7 @@ const (
 	Rejected         = "REJECTED"          // the grain refused the event; journaled
 	DeadLettered     = "DEAD_LETTERED"     // the turn failed; journaled
 	JournalCorrupt   = "JOURNAL_CORRUPT"   // stored bytes are damaged; restore this node or ask another
-	LogicMissing     = "LOGIC_MISSING"     // this binary lacks a version of the kind's logic; run a newer one
+	LogicMissing     = "LOGIC_MISSING"     // this binary lacks a version of the kind's logic; see the metadata
 
 	ProducerFenced = "PRODUCER_FENCED" // another stream of this producer has a newer epoch; stop
 	ProducerGap    = "PRODUCER_GAP"    // the shard lacks what came before; reconnect under a larger epoch and resend

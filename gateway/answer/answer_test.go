@@ -95,6 +95,20 @@ func TestEveryOutcome(t *testing.T) {
 	if r := answer.Outcome(actors.Folded, ""); r != nil {
 		t.Errorf("%v", r)
 	}
+	lack := &actors.Lack{Kind: "book", Version: 3, Have: 2, Grains: 17}
+	for _, r := range []*answer.Refusal{
+		answer.Batch(&actors.Batch{Refused: actors.LogicMissing, Lack: lack}),
+		answer.Batch(&actors.Batch{Refused: actors.LogicMissing, Lack: lack, Link: &actors.Link{Producer: "p"}}),
+		answer.Read(&actors.Read{Failed: actors.LogicMissing, Lack: lack}),
+	} {
+		check("lack", r)
+		if got := strings.Join(r.Metadata, " "); got != "kind book version_needed 3 version_had 2 grains 17" {
+			t.Errorf("metadata %q", got)
+		}
+	}
+	if r := answer.Read(&actors.Read{}); r != nil {
+		t.Errorf("%v", r)
+	}
 	for _, err := range []error{
 		routing.ErrOverloaded, routing.ErrStopping, routing.ErrDiskFull, routing.ErrDamaged, context.Canceled, context.DeadlineExceeded, errors.New("what?"),
 		fmt.Errorf("shard 3: %w", routing.ErrDiskFull), answer.Stopping(), answer.Overloaded(),

@@ -57,7 +57,7 @@ func Outcome(o actors.Outcome, why string) *Refusal {
 
 // Batch is the refusal of a batch that its shard did not take; nil if it did.
 func Batch(b *actors.Batch) *Refusal {
-	r := Outcome(b.Refused, b.Why)
+	r := lacking(Outcome(b.Refused, b.Why), b.Lack)
 	if b.Link == nil {
 		return r
 	}
@@ -68,6 +68,18 @@ func Batch(b *actors.Batch) *Refusal {
 		return r.With("producer", b.Link.Producer).With("watermark", strconv.FormatUint(b.Watermark, 10))
 	}
 	return r
+}
+
+// Read is the refusal of a read that failed; nil if it did not.
+func Read(r *actors.Read) *Refusal { return lacking(Outcome(r.Failed, r.Why), r.Lack) }
+
+// lacking adds what is missing to a refusal for want of logic. version_had is 0 where this binary does not have the kind.
+func lacking(r *Refusal, l *actors.Lack) *Refusal {
+	if r == nil || l == nil {
+		return r
+	}
+	return r.With("kind", Text(l.Kind, 64)).With("version_needed", strconv.FormatUint(uint64(l.Version), 10)).
+		With("version_had", strconv.FormatUint(uint64(l.Have), 10)).With("grains", strconv.Itoa(l.Grains))
 }
 
 // Routing is the refusal that an error of a router stands for.

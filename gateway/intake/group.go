@@ -91,7 +91,7 @@ func (g *Group) Release() {
 	clear(g.Refused)
 	for _, p := range g.Parts {
 		p.Batch.Events, p.Batch.Results, p.Batch.Link = nil, nil, nil
-		p.Batch.Refused, p.Batch.Why = actors.Folded, ""
+		p.Batch.Refused, p.Batch.Why, p.Batch.Lack = actors.Folded, "", nil
 		p.Link, p.Refused = actors.Link{}, false
 	}
 	clear(g.results)

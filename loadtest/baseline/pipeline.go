@@ -14,19 +14,16 @@ import (
 // shards that entities are hashed to, as many as a cluster has at creation.
 const shards = 64
 
-// pipeline folds and commits. Two goroutines share the work, so that one batch is folded while the one before it is being
-// synced: the folder drains all shards into a batch and hands it to the store, the syncer answers what is durable.
+// pipeline folds and commits, in the shape that a node has: a goroutine for each shard folds what comes for it, and one
+// loop commits what all of them have folded, in one batch with one sync. What is folded while the loop waits for the disk
+// is in its next batch.
 type pipeline struct {
 	db     *pebble.DB
-	inbox  [shards]inbox
-	fold   [shards]folded
-	toFold chan struct{} // holds a token while an inbox may have something
-
-	// syncing passes on the batches handed to the store, in order. While the syncer waits for the disk and the folder for
-	// the syncer, what comes waits in the inboxes, and the next batch is the larger.
-	syncing chan commit
+	shards [shards]shard
+	folded chan struct{} // holds a token while a shard may have something to commit
 
 	stop     chan struct{}
+	folders  sync.WaitGroup
 	tasks    sync.WaitGroup
 	failOnce sync.Once
 	err      error         // of the first commit that failed; set before fail is closed
@@ -35,10 +32,21 @@ type pipeline struct {
 	events, commits atomic.Uint64
 }
 
-// inbox holds what came for a shard and is not folded yet.
-type inbox struct {
-	mu    sync.Mutex
-	parts []part
+// shard is the state of a shard's entities, and the two places where its work waits.
+type shard struct {
+	id       int
+	entities map[uint64]*entity // of the shard's goroutine
+
+	inbox    sync.Mutex
+	parts    []part // what came and is not folded yet
+	sleeping bool
+	wake     chan struct{}
+
+	outbox sync.Mutex
+	batch  *pebble.Batch // what is folded and not committed yet: nil if there is nothing
+	acks   []*request
+	record []byte
+	number uint64 // of the last record
 }
 
 // part is what one request has for one shard.
@@ -46,14 +54,6 @@ type part struct {
 	events []*baselinev1.Measurement
 	hashes []uint64
 	of     *request
-}
-
-// folded is the state of a shard's entities and the number of its last record.
-type folded struct {
-	entities map[uint64]*entity
-	record   uint64
-	buf      []byte
-	spare    []part
 }
 
 type entity struct{ count, sum uint64 }
@@ -69,52 +69,32 @@ type request struct {
 }
 
 func newPipeline(db *pebble.DB) *pipeline {
-	p := &pipeline{
-		db: db, toFold: make(chan struct{}, 1), syncing: make(chan commit),
-		stop: make(chan struct{}), fail: make(chan struct{}),
+	p := &pipeline{db: db, folded: make(chan struct{}, 1), stop: make(chan struct{}), fail: make(chan struct{})}
+	for i := range p.shards {
+		s := &p.shards[i]
+		s.id, s.entities, s.wake = i, map[uint64]*entity{}, make(chan struct{}, 1)
+		p.folders.Go(func() { p.fold(s) })
 	}
-	for i := range p.fold {
-		p.fold[i].entities = map[uint64]*entity{}
-	}
-	p.tasks.Go(p.folder)
-	p.tasks.Go(p.syncer)
+	p.tasks.Go(p.commit)
 	return p
 }
 
 // close waits for the goroutines. Nothing may be put any more.
 func (p *pipeline) close() error {
 	close(p.stop)
+	p.folders.Wait()
+	close(p.folded)
 	p.tasks.Wait()
 	return p.err
 }
 
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
 // put hands the events of a request to their shards.
 func (p *pipeline) put(events []*baselinev1.Measurement, of *request) {
-	if len(events) == 1 {
-		hash := xxhash.Sum64String(events[0].Entity)
-		of.left.Store(1)
-		p.hand(int(hash%shards), part{events, []uint64{hash}, of})
-		return
-	}
 	hashes := make([]uint64, len(events))
 	var first, count [shards]int
-	together := true
 	for i, e := range events {
 		hashes[i] = xxhash.Sum64String(e.Entity)
 		count[hashes[i]%shards]++
-		together = together && hashes[i]%shards == hashes[0]%shards
-	}
-	if together {
-		of.left.Store(1)
-		p.hand(int(hashes[0]%shards), part{events, hashes, of})
-		return
 	}
 	// Sort by shard, keeping the order within each.
 	parts, at := 0, 0
@@ -139,88 +119,76 @@ func (p *pipeline) put(events []*baselinev1.Measurement, of *request) {
 	}
 }
 
-func (p *pipeline) hand(shard int, part part) {
-	in := &p.inbox[shard]
-	in.mu.Lock()
-	in.parts = append(in.parts, part)
-	wake := len(in.parts) == 1
-	in.mu.Unlock()
+// hand gives a shard its part of a request.
+func (p *pipeline) hand(to int, part part) {
+	s := &p.shards[to]
+	s.inbox.Lock()
+	s.parts = append(s.parts, part)
+	wake := s.sleeping
+	s.sleeping = false
+	s.inbox.Unlock()
 	if wake {
-		signal(p.toFold)
+		s.wake <- struct{}{}
 	}
 }
 
-// commit is a batch that was handed to the store and is not known to be durable.
-type commit struct {
-	batch *pebble.Batch
-	acks  []*request
-}
-
-// folder drains all shards into one batch and hands it to the store, over and over. It does not wait for the disk.
-func (p *pipeline) folder() {
-	defer close(p.syncing)
+// fold takes what came for a shard and writes it as one record, over and over. It does not wait for the disk.
+func (p *pipeline) fold(s *shard) {
+	var spare []part
 	for {
-		select {
-		case <-p.toFold:
-		case <-p.stop:
-			return
-		}
-		c := commit{batch: p.db.NewBatch()}
-		for s := range shards {
-			in, f := &p.inbox[s], &p.fold[s]
-			in.mu.Lock()
-			parts := in.parts
-			if len(parts) > 0 {
-				in.parts = f.spare[:0]
+		s.inbox.Lock()
+		if len(s.parts) == 0 {
+			s.sleeping = true
+			s.inbox.Unlock()
+			select {
+			case <-s.wake:
+			case <-p.stop:
+				return
 			}
-			in.mu.Unlock()
-			if len(parts) > 0 {
-				p.drain(s, parts, &c)
-				clear(parts)
-				f.spare = parts
-			}
+			s.inbox.Lock()
 		}
-		if len(c.acks) == 0 {
-			c.batch.Close()
-			continue
+		parts := s.parts
+		s.parts = spare[:0]
+		s.inbox.Unlock()
+		s.outbox.Lock()
+		if s.batch == nil {
+			s.batch = p.db.NewBatch()
 		}
-		if err := p.db.ApplyNoSyncWait(c.batch, pebble.Sync); err != nil {
-			p.failed(err)
-			return
+		s.record = s.record[:0]
+		for _, part := range parts {
+			s.add(part)
+			p.events.Add(uint64(len(part.events)))
 		}
-		p.syncing <- c
+		s.number++
+		var key [10]byte
+		binary.BigEndian.PutUint16(key[:], uint16(s.id))
+		binary.BigEndian.PutUint64(key[2:], s.number)
+		// A batch in memory takes everything; the options are not used.
+		_ = s.batch.Set(key[:], s.record, nil)
+		s.outbox.Unlock()
+		clear(parts)
+		spare = parts
+		signal(p.folded)
 	}
 }
 
-// drain folds what came for a shard and adds it to the batch as one record: for each event its entity's hash and count
-// and its length, then the event.
-func (p *pipeline) drain(shard int, parts []part, c *commit) {
-	f := &p.fold[shard]
-	f.buf = f.buf[:0]
-	for _, part := range parts {
-		for i, e := range part.events {
-			hash := part.hashes[i]
-			state := f.entities[hash]
-			if state == nil {
-				state = &entity{}
-				f.entities[hash] = state
-			}
-			state.count++
-			if len(e.Payload) >= 8 {
-				state.sum += binary.LittleEndian.Uint64(e.Payload)
-			}
-			part.of.count = state.count
-			f.buf = appendEvent(f.buf, hash, state.count, e)
+// add folds events and adds them to the record: for each its entity's hash and count and its length, then the event.
+func (s *shard) add(part part) {
+	for i, e := range part.events {
+		hash := part.hashes[i]
+		state := s.entities[hash]
+		if state == nil {
+			state = &entity{}
+			s.entities[hash] = state
 		}
-		c.acks = append(c.acks, part.of)
-		p.events.Add(uint64(len(part.events)))
+		state.count++
+		if len(e.Payload) >= 8 {
+			state.sum += binary.LittleEndian.Uint64(e.Payload)
+		}
+		part.of.count = state.count
+		s.record = appendEvent(s.record, hash, state.count, e)
 	}
-	f.record++
-	var key [10]byte
-	binary.BigEndian.PutUint16(key[:], uint16(shard))
-	binary.BigEndian.PutUint64(key[2:], f.record)
-	// A batch in memory takes everything; the options are not used.
-	_ = c.batch.Set(key[:], f.buf, nil)
+	s.acks = append(s.acks, part.of)
 }
 
 func appendEvent(buf []byte, hash, count uint64, e *baselinev1.Measurement) []byte {
@@ -238,21 +206,46 @@ func appendEvent(buf []byte, hash, count uint64, e *baselinev1.Measurement) []by
 	return buf
 }
 
-// syncer waits for commits to be durable and answers, in their order.
-func (p *pipeline) syncer() {
-	for c := range p.syncing {
-		if err := c.batch.SyncWait(); err != nil {
-			p.failed(err)
-			continue
+// commit gathers what the shards have folded into one batch, syncs it and answers, over and over.
+func (p *pipeline) commit() {
+	var acks []*request
+	for range p.folded {
+		batch := p.db.NewBatch()
+		for i := range p.shards {
+			acks = p.shards[i].collect(batch, acks)
 		}
-		c.batch.Close()
-		p.commits.Add(1)
-		for _, r := range c.acks {
+		if len(acks) > 0 {
+			if err := batch.Commit(pebble.Sync); err != nil {
+				p.failed(err)
+				continue
+			}
+			p.commits.Add(1)
+		}
+		batch.Close()
+		for _, r := range acks {
 			if r.left.Add(-1) == 0 {
 				r.done(r)
 			}
 		}
+		clear(acks)
+		acks = acks[:0]
 	}
+}
+
+// collect moves what the shard has folded into a batch.
+func (s *shard) collect(batch *pebble.Batch, acks []*request) []*request {
+	s.outbox.Lock()
+	defer s.outbox.Unlock()
+	if s.batch == nil {
+		return acks
+	}
+	_ = batch.Apply(s.batch, nil) // as above
+	s.batch.Close()
+	s.batch = nil
+	acks = append(acks, s.acks...)
+	clear(s.acks)
+	s.acks = s.acks[:0]
+	return acks
 }
 
 func (p *pipeline) failed(err error) {
@@ -260,4 +253,11 @@ func (p *pipeline) failed(err error) {
 		p.err = err
 		close(p.fail)
 	})
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -180,8 +180,10 @@ func (a *answers) send(stream grpc.BidiStreamingServer[baselinev1.PutStreamReque
 		batches := a.batches
 		a.batches = nil
 		a.mu.Unlock()
-		if len(batches) > 0 && stream.Send(&baselinev1.PutStreamResponse{Batches: batches}) != nil {
-			return
+		for i := range batches {
+			if stream.Send(&baselinev1.PutStreamResponse{Batches: batches[i : i+1]}) != nil {
+				return
+			}
 		}
 	}
 }

@@ -244,10 +244,8 @@ func (r *round) trouble(ctx context.Context, conn grpc.ClientConnInterface) erro
 		if time.Now().After(until) && (len(r.report.Faults) >= enoughKinds || time.Now().After(until.Add(graceForKinds))) {
 			break
 		}
-		f := r.draw()
-		r.report.Faults[f.name]++
-		if err := f.do(ctx, r, conn); err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
+		if err := r.happen(ctx, r.draw(), conn); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/granary-dev/granary/loadtest/crowd"
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
@@ -161,5 +164,46 @@ func TestFailedSyncsAreRead(t *testing.T) {
 `)
 	if len(failed) != 2 || len(ofJournal(failed)) != 1 || !strings.HasPrefix(ofJournal(failed)[0], "fdatasync(16</tmp/d/data/000011.log>") {
 		t.Errorf("%q", failed)
+	}
+}
+
+// TestFaultsThatHappenedCount: a fault counts when it was made and something went wrong, neither before nor otherwise.
+func TestFaultsThatHappenedCount(t *testing.T) {
+	const journal, table = "fdatasync(16</tmp/d/data/000011.log>) = -1 EIO", "fdatasync(16</tmp/d/data/000010.sst>) = -1 EIO"
+	exitOne, unable := errors.New("exit status 1"), errors.New("no such tool")
+	for _, test := range []struct {
+		name              string
+		failed            []string
+		ended             bool
+		exit, cannot      error
+		counts, violation bool
+	}{
+		{name: "no sync failed"},
+		{name: "no sync failed and the node ended", ended: true, exit: exitOne, violation: true},
+		{name: "the node ended", failed: []string{journal}, ended: true, exit: exitOne, counts: true},
+		{name: "the node ended as if all were well", failed: []string{journal}, ended: true, counts: true, violation: true},
+		{name: "the journal failed and the node goes on", failed: []string{table, journal}, counts: true, violation: true},
+		{name: "a table failed and the node goes on", failed: []string{table}, counts: true},
+		{name: "it could not be made", failed: []string{journal}, cannot: unable},
+	} {
+		r := &round{o: Options{Log: func(string, ...any) {}}, report: &Report{Faults: map[string]int{}}, node: &process{failed: test.exit}}
+		err := r.happen(t.Context(), fault{name: "sync failed", do: func(context.Context, *round, grpc.ClientConnInterface) error {
+			if len(r.report.Faults) != 0 {
+				t.Errorf("%s: counted before it was done", test.name)
+			}
+			if test.cannot != nil {
+				return test.cannot
+			}
+			return r.judgeSyncs(test.failed, test.ended, "how")
+		}}, nil)
+		if !errors.Is(err, test.cannot) || (err == nil) != (test.cannot == nil) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if n := r.report.Faults["sync failed"]; (n == 1) != test.counts || n > 1 || len(r.report.Faults) != n {
+			t.Errorf("%s: counted %v", test.name, r.report.Faults)
+		}
+		if (len(r.report.Violations) > 0) != test.violation {
+			t.Errorf("%s: violations %q", test.name, r.report.Violations)
+		}
 	}
 }

@@ -28,6 +28,21 @@ type fault struct {
 	do           func(ctx context.Context, r *round, conn grpc.ClientConnInterface) error
 }
 
+// errNothing is returned by a fault that had no occasion to go wrong. It does not count as one.
+var errNothing = errors.New("nothing went wrong")
+
+// happen lets a fault happen and counts it, if it did.
+func (r *round) happen(ctx context.Context, f fault, conn grpc.ClientConnInterface) error {
+	switch err := f.do(ctx, r, conn); {
+	case errors.Is(err, errNothing):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s: %w", f.name, err)
+	}
+	r.report.Faults[f.name]++
+	return nil
+}
+
 var faults = []fault{
 	{name: "kill -9", do: killed},
 	{name: "clean restart", do: restarted},
@@ -238,7 +253,8 @@ func ofJournal(failed []string) (journal []string) {
 	return journal
 }
 
-// syncFailed starts the node where the disk says at some sync that it failed. The node must end by itself.
+// syncFailed starts the node where the disk says at some sync that it failed. The node must end by itself. A node that
+// does not come to that sync in time has met no fault.
 func syncFailed(ctx context.Context, r *round, _ grpc.ClientConnInterface) error {
 	n := 1 + r.rnd.IntN(60)
 	r.note("kill -9; from now on the disk fails the sync %d of a thread", n)
@@ -252,10 +268,22 @@ func syncFailed(ctx context.Context, r *round, _ grpc.ClientConnInterface) error
 		return readErr
 	}
 	_, how := r.node.hasEnded()
-	failed := failedSyncs(string(text))
+	happened := r.judgeSyncs(failedSyncs(string(text)), ended, fmt.Sprintf("%v %s", err, how))
+	if err := r.node.kill(); err != nil {
+		return err
+	}
+	if err := r.again(ctx); err != nil {
+		return err
+	}
+	return happened
+}
+
+// judgeSyncs holds what the node did to the syncs that failed; how is how it ended, if it did. Without any it is
+// [errNothing].
+func (r *round) judgeSyncs(failed []string, ended bool, how string) error {
 	switch journal := ofJournal(failed); {
 	case ended && len(failed) == 0:
-		r.violated("the node ended although no sync failed: %v %s", err, how)
+		r.violated("the node ended although no sync failed: %s", how)
 	case ended:
 		r.note("%s: the node ended by itself: %.300s", failed[0], how)
 		if r.node.failed == nil {
@@ -266,8 +294,8 @@ func syncFailed(ctx context.Context, r *round, _ grpc.ClientConnInterface) error
 	default:
 		r.note("no sync of the journal failed, %d others", len(failed))
 	}
-	if err := r.node.kill(); err != nil {
-		return err
+	if len(failed) == 0 {
+		return errNothing
 	}
-	return r.again(ctx)
+	return nil
 }

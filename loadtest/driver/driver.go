@@ -2,9 +2,9 @@
 //
 // With a rate it is an open loop: every batch has a time at which it should be sent, and latency is counted from that
 // time, so that a cluster that stalls cannot make the load wait and the figures look better. Without a rate it sends as
-// fast as the window lets it. The package may import client, transactions, ledger and proto. It knows nothing of nodes.
+// fast as the window lets it. The package may import client, the workloads, ledger and proto. It knows nothing of nodes.
 //
-// Invariant: all events of one account go through one stream, in the order of the feed.
+// Invariant: all events of one owner (an account, a user) go through one stream, in the order of the feed.
 package driver
 
 import (
@@ -18,7 +18,6 @@ import (
 
 	"github.com/granary-dev/granary/client"
 	"github.com/granary-dev/granary/loadtest/ledger"
-	"github.com/granary-dev/granary/loadtest/transactions"
 	"google.golang.org/grpc"
 )
 
@@ -26,8 +25,6 @@ import (
 type Options struct {
 	// Conns to the cluster, at least one. Stream i uses connection i modulo their number.
 	Conns []grpc.ClientConnInterface
-	// Feed of what to send. It is read by one goroutine, ahead of its time by a few batches a stream.
-	Feed transactions.Feed
 	// Rate in events a second over all streams; 0 means as fast as possible.
 	Rate float64
 	// For ends the run after this time; 0 means at the end of the feed.
@@ -48,7 +45,7 @@ type Options struct {
 	Every time.Duration
 	// Remember bounds what is kept for the ledger.
 	Remember ledger.SentOptions
-	// Forget keeps nothing for the ledger: Report.Sent is nil.
+	// Forget keeps nothing for the ledger: Report.Ledger is nil.
 	Forget bool
 }
 
@@ -109,18 +106,18 @@ type Report struct {
 	Ledger *ledger.Sent `json:"-"`
 }
 
-// Run sends the feed. It ends when the feed or the time does, or the context, and returns the report also then; an
-// error means that the run could not be made or was given up, and comes with the report of what was done until then.
+// Run sends the workload's feed. It ends when the feed or the time does, or the context, and returns the report also then;
+// an error means that the run could not be made or was given up, and comes with the report of what was done until then.
 // progress may be nil; it is called by one goroutine at a time, and once more at the end.
-func Run(ctx context.Context, o Options, progress func(Progress)) (*Report, error) {
-	o, err := o.check()
+func Run[T any](ctx context.Context, w Workload[T], o Options, progress func(Progress)) (*Report, error) {
+	o, err := o.check(w.Feed != nil)
 	if err != nil {
 		return nil, fmt.Errorf("driver: %w", err)
 	}
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	r, err := newRun(o)
+	r, err := newRun(w, o)
 	if err != nil {
 		return nil, fmt.Errorf("driver: %w", err)
 	}
@@ -130,7 +127,7 @@ func Run(ctx context.Context, o Options, progress func(Progress)) (*Report, erro
 	return r.report(), nil
 }
 
-func (o Options) check() (Options, error) {
+func (o Options) check(fed bool) (Options, error) {
 	setDefault(&o.Streams, 4)
 	setDefault(&o.Batch, 100)
 	setDefault(&o.Window, 64)
@@ -141,7 +138,7 @@ func (o Options) check() (Options, error) {
 	switch {
 	case len(o.Conns) == 0:
 		return o, errors.New("no connection to send over")
-	case o.Feed == nil:
+	case !fed:
 		return o, errors.New("nothing to send")
 	case !(o.Rate >= 0) || math.IsInf(o.Rate, 1):
 		return o, fmt.Errorf("a rate of %v events a second is not possible", o.Rate)

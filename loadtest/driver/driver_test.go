@@ -28,7 +28,7 @@ func TestRunAndLedger(t *testing.T) {
 			conns := f.serve(t)
 			want := count(generated(5))
 			var last Progress
-			r, err := Run(t.Context(), Options{Conns: conns, Feed: generated(5), Streams: 3, Batch: 20}, func(p Progress) { last = p })
+			r, err := Run(t.Context(), Transactions(generated(5)), Options{Conns: conns, Streams: 3, Batch: 20}, func(p Progress) { last = p })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +61,7 @@ func TestLedgerNoticesLoss(t *testing.T) {
 	f := newFakeCluster()
 	f.lose = true
 	conns := f.serve(t)
-	r, err := Run(t.Context(), Options{Conns: conns, Feed: generated(3), Streams: 1}, nil)
+	r, err := Run(t.Context(), Transactions(generated(3)), Options{Conns: conns, Streams: 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestLedgerNoticesLoss(t *testing.T) {
 func TestRate(t *testing.T) {
 	conns := newFakeCluster().serve(t)
 	feed := transactions.Plain(transactions.Generate(transactions.Parameters{Customers: 100}))
-	r, err := Run(t.Context(), Options{Conns: conns, Feed: feed, Rate: 2_000, For: 500 * time.Millisecond, Batch: 10, Forget: true}, nil)
+	r, err := Run(t.Context(), Transactions(feed), Options{Conns: conns, Rate: 2_000, For: 500 * time.Millisecond, Batch: 10, Forget: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +92,8 @@ func TestStallShows(t *testing.T) {
 	f := newFakeCluster()
 	f.pause = 300 * time.Millisecond
 	feed := transactions.Plain(transactions.Generate(transactions.Parameters{Customers: 100}))
-	r, err := Run(t.Context(), Options{
-		Conns: f.serve(t), Feed: feed, Rate: 1_000, For: 500 * time.Millisecond, Batch: 10, Streams: 1,
+	r, err := Run(t.Context(), Transactions(feed), Options{
+		Conns: f.serve(t), Rate: 1_000, For: 500 * time.Millisecond, Batch: 10, Streams: 1,
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func TestOutcomes(t *testing.T) {
 			for n := range 10 {
 				feed.transactions = append(feed.transactions, transactions.Transaction{ID: uint64(n), Cents: int64(n % 5)})
 			}
-			r, err := Run(t.Context(), Options{Conns: conns, Feed: transactions.Plain(feed)}, nil)
+			r, err := Run(t.Context(), Transactions(transactions.Plain(feed)), Options{Conns: conns}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -140,8 +140,8 @@ func TestUnknown(t *testing.T) {
 	f := newFakeCluster()
 	f.silent = true
 	conns := f.serve(t)
-	r, err := Run(t.Context(), Options{
-		Conns: conns, Feed: generated(3), For: 300 * time.Millisecond, Drain: 50 * time.Millisecond, Streams: 1, Window: 2, Batch: 10,
+	r, err := Run(t.Context(), Transactions(generated(3)), Options{
+		Conns: conns, For: 300 * time.Millisecond, Drain: 50 * time.Millisecond, Streams: 1, Window: 2, Batch: 10,
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -163,17 +163,18 @@ func TestEndsEarly(t *testing.T) {
 	broken := errors.New("the disk is on fire")
 	for name, test := range map[string]struct {
 		ctx  context.Context
+		feed transactions.Feed
 		o    Options
 		want error
 	}{
-		"called off": {canceled, Options{Feed: generated(0), Conns: newFakeCluster().serve(t)}, context.Canceled},
-		"feed":       {t.Context(), Options{Feed: transactions.Plain(&list{err: broken}), Conns: newFakeCluster().serve(t)}, broken},
-		"gave up": {t.Context(), Options{
-			Feed: generated(0), Conns: silent.serve(t), GiveUp: 50 * time.Millisecond, Window: 1,
+		"called off": {canceled, generated(0), Options{Conns: newFakeCluster().serve(t)}, context.Canceled},
+		"feed":       {t.Context(), transactions.Plain(&list{err: broken}), Options{Conns: newFakeCluster().serve(t)}, broken},
+		"gave up": {t.Context(), generated(0), Options{
+			Conns: silent.serve(t), GiveUp: 50 * time.Millisecond, Window: 1,
 		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := Run(test.ctx, test.o, nil)
+			r, err := Run(test.ctx, Transactions(test.feed), test.o, nil)
 			if err == nil || test.want != nil && !errors.Is(err, test.want) || r == nil {
 				t.Errorf("got %+v, %v", r, err)
 			}
@@ -184,15 +185,19 @@ func TestEndsEarly(t *testing.T) {
 func TestRefusedOptions(t *testing.T) {
 	conns := newFakeCluster().serve(t)
 	for want, o := range map[string]Options{
-		"connection": {Feed: generated(1)},
+		"connection": {},
 		"nothing":    {Conns: conns},
-		"rate":       {Conns: conns, Feed: generated(1), Rate: -1},
-		"streams":    {Conns: conns, Feed: generated(1), Streams: -1},
-		"batch":      {Conns: conns, Feed: generated(1), Batch: 1001},
-		"window":     {Conns: conns, Feed: generated(1), Window: 257},
-		"negative":   {Conns: conns, Feed: generated(1), For: -1},
+		"rate":       {Conns: conns, Rate: -1},
+		"streams":    {Conns: conns, Streams: -1},
+		"batch":      {Conns: conns, Batch: 1001},
+		"window":     {Conns: conns, Window: 257},
+		"negative":   {Conns: conns, For: -1},
 	} {
-		if _, err := Run(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), want) {
+		feed := generated(1)
+		if want == "nothing" {
+			feed = nil
+		}
+		if _, err := Run(t.Context(), Transactions(feed), o, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want something with %q", err, want)
 		}
 	}

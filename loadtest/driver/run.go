@@ -12,41 +12,41 @@ import (
 
 	"github.com/granary-dev/granary/client"
 	"github.com/granary-dev/granary/loadtest/ledger"
-	"github.com/granary-dev/granary/loadtest/transactions"
 )
 
 // run is one call of [Run]: one goroutine reads the feed and deals it out to lanes, each of which has a producer.
-type run struct {
+type run[T any] struct {
+	w     Workload[T]
 	o     Options
 	begin time.Time
-	lanes []*lane
+	lanes []*lane[T]
 	tally *tally
 	sent  *ledger.Sent // nil if nothing is kept
 }
 
 // batch is some happenings of one lane, and when they should be sent.
-type batch struct {
-	happenings []transactions.Happening
+type batch[T any] struct {
+	happenings []T
 	due        time.Time
 }
 
 // ahead is how many full batches may wait for a lane.
 const ahead = 4
 
-// lane is one producer with the accounts that are its own.
-type lane struct {
-	run      *run
+// lane is one producer with the owners that are its own.
+type lane[T any] struct {
+	run      *run[T]
 	producer *client.Producer
 	notes    *ledger.Lane // nil if nothing is kept
-	queue    chan batch
-	filling  []transactions.Happening
+	queue    chan batch[T]
+	filling  []T
 	// window holds a token for each unanswered batch of a run without a rate, so that latency leaves out the waiting in
 	// the client's own queue. Nil with a rate: then that waiting counts.
 	window chan struct{}
 }
 
-func newRun(o Options) (*run, error) {
-	r := &run{o: o, tally: newTally()}
+func newRun[T any](w Workload[T], o Options) (*run[T], error) {
+	r := &run[T]{w: w, o: o, tally: newTally()}
 	if !o.Forget {
 		r.sent = ledger.NewSent(o.Source, o.Remember)
 	}
@@ -55,7 +55,7 @@ func newRun(o Options) (*run, error) {
 		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}
-		l := &lane{run: r, producer: producer, queue: make(chan batch, ahead)}
+		l := &lane[T]{run: r, producer: producer, queue: make(chan batch[T], ahead)}
 		if r.sent != nil {
 			l.notes = r.sent.Lane()
 		}
@@ -68,7 +68,7 @@ func newRun(o Options) (*run, error) {
 }
 
 // close stops the producers. What has no answer by then gets none.
-func (r *run) close() error {
+func (r *run[T]) close() error {
 	var errs []error
 	for _, l := range r.lanes {
 		errs = append(errs, l.producer.Close())
@@ -83,7 +83,7 @@ var (
 	errEnough = errors.New("the rest is due after the end")
 )
 
-func (r *run) run(ctx context.Context, progress func(Progress)) error {
+func (r *run[T]) run(ctx context.Context, progress func(Progress)) error {
 	r.begin = time.Now()
 	limited := ctx
 	if r.o.For > 0 {
@@ -115,16 +115,16 @@ func (r *run) run(ctx context.Context, progress func(Progress)) error {
 	return err
 }
 
-// deal reads the feed and gives each lane its accounts' events, in batches.
-func (r *run) deal(ctx context.Context) error {
+// deal reads the feed and gives each lane its owners' events, in batches.
+func (r *run[T]) deal(ctx context.Context) error {
 	defer func() {
 		for _, l := range r.lanes {
 			close(l.queue)
 		}
 	}()
 	dealt := 0
-	pass := func(l *lane) error {
-		b := batch{happenings: l.filling}
+	pass := func(l *lane[T]) error {
+		b := batch[T]{happenings: l.filling}
 		if r.o.Rate > 0 {
 			after := time.Duration(float64(dealt) / r.o.Rate * float64(time.Second))
 			if r.o.For > 0 && after >= r.o.For {
@@ -133,7 +133,7 @@ func (r *run) deal(ctx context.Context) error {
 			b.due = r.begin.Add(after)
 		}
 		dealt += len(l.filling)
-		l.filling = make([]transactions.Happening, 0, r.o.Batch)
+		l.filling = make([]T, 0, r.o.Batch)
 		select {
 		case l.queue <- b:
 			return nil
@@ -142,14 +142,14 @@ func (r *run) deal(ctx context.Context) error {
 		}
 	}
 	for {
-		h, err := r.o.Feed.Next()
+		h, err := r.w.Feed.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return fmt.Errorf("the feed: %w", err)
 		}
-		l := r.lanes[laneOf(h.Transaction.Customer, len(r.lanes))]
+		l := r.lanes[laneOf(r.w.Owner(h), len(r.lanes))]
 		if l.filling = append(l.filling, h); len(l.filling) == r.o.Batch {
 			if err := pass(l); errors.Is(err, errEnough) {
 				return nil
@@ -168,13 +168,13 @@ func (r *run) deal(ctx context.Context) error {
 	return nil
 }
 
-// laneOf spreads accounts over lanes (multiplicative hashing, so that numbers with a pattern spread too).
-func laneOf(customer uint32, lanes int) int {
-	return int(uint64(customer*2654435769) * uint64(lanes) >> 32)
+// laneOf spreads owners over lanes (multiplicative hashing, so that numbers with a pattern spread too).
+func laneOf(owner uint32, lanes int) int {
+	return int(uint64(owner*2654435769) * uint64(lanes) >> 32)
 }
 
 // send publishes the batches of a lane when they are due.
-func (l *lane) send(ctx context.Context) error {
+func (l *lane[T]) send(ctx context.Context) error {
 	for b := range l.queue {
 		if err := l.publish(ctx, b); err != nil {
 			return err
@@ -183,7 +183,7 @@ func (l *lane) send(ctx context.Context) error {
 	return nil
 }
 
-func (l *lane) publish(ctx context.Context, b batch) error {
+func (l *lane[T]) publish(ctx context.Context, b batch[T]) error {
 	t := l.run.tally
 	if l.window == nil {
 		if !sleepUntil(ctx, b.due) {
@@ -200,10 +200,14 @@ func (l *lane) publish(ctx context.Context, b batch) error {
 	}
 	var note *ledger.Batch
 	if l.notes != nil {
-		note = l.notes.Note(b.happenings)
+		notes := make([]ledger.Note, len(b.happenings))
+		for i, h := range b.happenings {
+			notes[i] = l.run.w.Note(h)
+		}
+		note = l.notes.Note(notes)
 	}
 	t.sent.Add(uint64(len(b.happenings)))
-	err := l.producer.PublishBatch(ctx, transactions.Events(l.run.o.Source, b.happenings), func(result client.BatchResult) {
+	err := l.producer.PublishBatch(ctx, l.run.w.Events(l.run.o.Source, b.happenings), func(result client.BatchResult) {
 		if l.window != nil {
 			<-l.window
 		}
@@ -238,7 +242,7 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 }
 
 // drain waits for answers, but not for ever. Running out of time is no error: it shows as unknown outcomes.
-func (r *run) drain(ctx context.Context) error {
+func (r *run[T]) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.o.Drain)
 	defer cancel()
 	var group errgroup.Group
@@ -254,7 +258,7 @@ func (r *run) drain(ctx context.Context) error {
 }
 
 // reportProgress calls progress now and then, until the function that it returns is called, and by that once more.
-func (r *run) reportProgress(progress func(Progress)) (stop func()) {
+func (r *run[T]) reportProgress(progress func(Progress)) (stop func()) {
 	var reporter sync.WaitGroup
 	done := make(chan struct{})
 	last := r.begin
@@ -284,7 +288,7 @@ func (r *run) reportProgress(progress func(Progress)) (stop func()) {
 	}
 }
 
-func (r *run) reconnects() uint64 {
+func (r *run[T]) reconnects() uint64 {
 	var n uint64
 	for _, l := range r.lanes {
 		n += l.producer.Stats().Reconnects
@@ -292,7 +296,7 @@ func (r *run) reconnects() uint64 {
 	return n
 }
 
-func (r *run) report() *Report {
+func (r *run[T]) report() *Report {
 	report := r.tally.report(r.begin)
 	report.Source, report.Ledger, report.Reconnects = r.o.Source, r.sent, r.reconnects()
 	return report

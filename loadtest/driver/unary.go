@@ -11,15 +11,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/granary-dev/granary/client"
-	"github.com/granary-dev/granary/loadtest/transactions"
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
 
 // RunUnary sends the feed as calls of one event each, from a number of callers that each wait for their answer: what an
 // online service does. Calls follow the published retry policy of their connection and no other. Of the options it heeds
-// Conns, Feed, For, Source and Every; it keeps nothing for a ledger.
-func RunUnary(ctx context.Context, o Options, callers int, progress func(Progress)) (*Report, error) {
-	o, err := o.check()
+// Conns, For, Source and Every; it keeps nothing for a ledger.
+func RunUnary[T any](ctx context.Context, w Workload[T], o Options, callers int, progress func(Progress)) (*Report, error) {
+	o, err := o.check(w.Feed != nil)
 	if err != nil {
 		return nil, fmt.Errorf("driver: %w", err)
 	}
@@ -29,7 +28,7 @@ func RunUnary(ctx context.Context, o Options, callers int, progress func(Progres
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	r := &run{o: o, tally: newTally(), begin: time.Now()}
+	r := &run[T]{w: w, o: o, tally: newTally(), begin: time.Now()}
 	if o.For > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, r.begin.Add(o.For), errTimeUp)
@@ -37,10 +36,10 @@ func RunUnary(ctx context.Context, o Options, callers int, progress func(Progres
 	}
 	stopProgress := r.reportProgress(progress)
 	var feed sync.Mutex
-	next := func() (transactions.Happening, error) {
+	next := func() (T, error) {
 		feed.Lock()
 		defer feed.Unlock()
-		return o.Feed.Next()
+		return w.Feed.Next()
 	}
 	var group errgroup.Group
 	for i := range callers {
@@ -56,7 +55,7 @@ func RunUnary(ctx context.Context, o Options, callers int, progress func(Progres
 }
 
 // call is one caller.
-func (r *run) call(ctx context.Context, service granaryv1.EventServiceClient, next func() (transactions.Happening, error)) error {
+func (r *run[T]) call(ctx context.Context, service granaryv1.EventServiceClient, next func() (T, error)) error {
 	for ctx.Err() == nil {
 		h, err := next()
 		if errors.Is(err, io.EOF) {
@@ -65,7 +64,7 @@ func (r *run) call(ctx context.Context, service granaryv1.EventServiceClient, ne
 		if err != nil {
 			return fmt.Errorf("the feed: %w", err)
 		}
-		request := &granaryv1.PublishRequest{Events: transactions.Events(r.o.Source, []transactions.Happening{h})}
+		request := &granaryv1.PublishRequest{Events: r.w.Events(r.o.Source, []T{h})}
 		start := time.Now()
 		r.tally.sent.Add(1)
 		response, err := service.Publish(context.WithoutCancel(ctx), request)

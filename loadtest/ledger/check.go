@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 
@@ -15,19 +16,23 @@ import (
 // pageSize of histories: the most that a page may have.
 const pageSize = 1_000
 
+// toTheEnd is the number of no record.
+const toTheEnd = math.MaxUint64
+
 // check is one run of [Check].
 type check struct {
 	o      Options
 	sent   *Sent
 	grains granaryv1.GrainServiceClient
 
-	accounts map[uint32][]row // what was sent to each account looked at
+	w      workload
+	owners map[uint32][]Note // what was sent to each owner looked at
 
-	mu        sync.Mutex
-	merchants map[string]*passed // by key: what accounts passed on to them
-	report    Report
-	done      int
-	total     int
+	mu       sync.Mutex
+	partners map[string]*passed // by key: what owners passed on to them
+	report   Report
+	done     int
+	total    int
 }
 
 // find counts a difference and describes it, if there is room for another description.
@@ -51,20 +56,19 @@ func (c *check) advance() {
 	}
 }
 
-// checkAccounts reads all accounts, a few at a time.
-func (c *check) checkAccounts(ctx context.Context) error {
-	c.total = len(c.accounts)
-	c.report.Accounts = len(c.accounts)
+// checkOwners reads all owners, a few at a time.
+func (c *check) checkOwners(ctx context.Context) error {
+	c.total = len(c.owners)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(c.o.Parallel)
-	for _, customer := range slices.Sorted(maps.Keys(c.accounts)) {
+	for _, number := range slices.Sorted(maps.Keys(c.owners)) {
 		group.Go(func() error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			a := newAccount(c, customer, c.accounts[customer])
-			if err := a.check(ctx); err != nil {
-				return fmt.Errorf("%s: %w", a.name, err)
+			o := newOwner(c, number, c.owners[number])
+			if err := o.check(ctx); err != nil {
+				return fmt.Errorf("%s: %w", o.name, err)
 			}
 			c.advance()
 			return nil
@@ -73,40 +77,59 @@ func (c *check) checkAccounts(ctx context.Context) error {
 	return group.Wait()
 }
 
-// read passes the records of a grain to do, oldest first, and checks that they are numbered without a gap. It returns
-// the number of the last.
-func (c *check) read(ctx context.Context, grain string, do func(*granaryv1.HistoryRecord) error) (seq uint64, broken string, err error) {
-	request := &granaryv1.HistoryRequest{Grain: grain, PageSize: pageSize, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF}
+// history is the reading of a grain's records, oldest first.
+type history struct {
+	c     *check
+	grain string
+	// do takes each record.
+	do func(*granaryv1.HistoryRecord) error
+	// seq is the number of the last record read, and broken says where they are not numbered without a gap.
+	seq    uint64
+	broken string
+}
+
+// read goes on until the record of that number, or to the end.
+func (h *history) read(ctx context.Context, last uint64) error {
+	request := &granaryv1.HistoryRequest{Grain: h.grain, PageSize: pageSize, FromSeq: h.seq + 1, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF}
 	for {
-		page, err := c.grains.History(ctx, request)
+		page, err := h.c.grains.History(ctx, request)
 		if err != nil {
-			return 0, "", err
+			return err
 		}
 		for _, r := range page.GetRecords() {
-			if seq++; r.GetSeq() != seq && broken == "" {
-				broken = fmt.Sprintf("record %d of %s has the number %d", seq, grain, r.GetSeq())
+			if h.seq == last {
+				return nil
 			}
-			if err := do(r); err != nil {
-				return 0, "", fmt.Errorf("record %d: %w", r.GetSeq(), err)
+			if h.seq++; r.GetSeq() != h.seq && h.broken == "" {
+				h.broken = fmt.Sprintf("record %d of %s has the number %d", h.seq, h.grain, r.GetSeq())
+			}
+			if err := h.do(r); err != nil {
+				return fmt.Errorf("record %d: %w", r.GetSeq(), err)
 			}
 		}
 		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-			return seq, broken, nil
+			return nil
 		}
 	}
 }
 
-// state reads the current state of a grain into a message and checks that it includes every record read.
-func (c *check) state(ctx context.Context, grain string, seq uint64, broken string, into interface{ UnmarshalVT([]byte) error }) error {
-	answer, err := c.grains.Get(ctx, &granaryv1.GetRequest{Grain: grain, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF})
+// state reads the current state of the grain into a message and checks that it includes every record read, and no other.
+// What grains send each other may have arrived since the records were read: then those up to the state are read as well.
+func (h *history) state(ctx context.Context, into unmarshaler) error {
+	answer, err := h.c.grains.Get(ctx, &granaryv1.GetRequest{Grain: h.grain, Format: granaryv1.StateFormat_STATE_FORMAT_PROTOBUF})
 	if err != nil {
 		return err
 	}
-	if answer.GetSeq() != seq && broken == "" {
-		broken = fmt.Sprintf("%s has the state of record %d, but its history ends with %d", grain, answer.GetSeq(), seq)
+	if answer.GetSeq() > h.seq {
+		if err := h.read(ctx, answer.GetSeq()); err != nil {
+			return err
+		}
 	}
-	if broken != "" {
-		c.find(&c.report.BrokenHistories, 1, "%s", broken)
+	if answer.GetSeq() != h.seq && h.broken == "" {
+		h.broken = fmt.Sprintf("%s has the state of record %d, but its history ends with %d", h.grain, answer.GetSeq(), h.seq)
+	}
+	if h.broken != "" {
+		h.c.find(&h.c.report.BrokenHistories, 1, "%s", h.broken)
 	}
 	if err := into.UnmarshalVT(answer.GetState().GetValue()); err != nil {
 		return fmt.Errorf("the state: %w", err)

@@ -29,8 +29,12 @@ type fakeGrains struct {
 	position  int
 	histories map[string][]*granaryv1.HistoryRecord
 	states    map[string]proto.Message
-	// late are merchants' records that show only from the second look on.
+	// late are grains whose last record shows only from the second look on.
 	late map[string]bool
+	// cut is the grain whose last record never shows.
+	cut string
+	// grows is the grain that gets a record before its state is read, and one behind that.
+	grows string
 }
 
 func newFakeGrains() *fakeGrains {
@@ -100,7 +104,11 @@ func (f *fakeGrains) Get(_ context.Context, r *granaryv1.GetRequest) (*granaryv1
 	if err != nil {
 		return nil, err
 	}
-	return &granaryv1.GetResponse{Grain: r.Grain, Seq: uint64(len(f.histories[r.Grain])), State: packed}, nil
+	seq := uint64(len(f.histories[r.Grain]))
+	if f.grows == r.Grain {
+		seq--
+	}
+	return &granaryv1.GetResponse{Grain: r.Grain, Seq: seq, State: packed}, nil
 }
 
 // smallPages so that tests read several.
@@ -110,11 +118,18 @@ func (f *fakeGrains) History(_ context.Context, r *granaryv1.HistoryRequest) (*g
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	all := f.histories[r.Grain]
+	if f.grows == r.Grain && r.FromSeq <= 1 {
+		all = all[:len(all)-2]
+	}
+	if f.cut == r.Grain {
+		all = all[:len(all)-1]
+	}
 	if f.late[r.Grain] {
 		delete(f.late, r.Grain)
 		all = all[:len(all)-1]
 	}
 	from, _ := strconv.Atoi(r.PageToken)
+	from = max(from, int(r.FromSeq)-1)
 	to := min(len(all), from+smallPages)
 	page := &granaryv1.HistoryResponse{Records: all[from:to]}
 	if to < len(all) {

@@ -3,9 +3,9 @@
 // While a run goes on, [Sent] notes every event and what its publisher was told. Afterwards [Check] reads the history of
 // every grain that was touched and holds it against the notes: each acknowledged event is there exactly once, in the
 // order sent, with the content sent; one whose outcome stayed unknown is there at most once; each is passed on to its
-// merchant exactly once; and the state of every grain holds the very count and sum that a recount gives. The package may
-// import proto, transactions and grpc. It never imports anything that the cluster itself is made of, so a mistake there
-// cannot hide itself here.
+// merchant or product exactly once; and the state of every grain holds the very count and sum that a recount gives. What
+// differs between workloads is in a file for each. The package may import proto, the workloads and grpc. It never imports
+// anything that the cluster itself is made of, so a mistake there cannot hide itself here.
 //
 // Invariant: nothing is taken from the cluster that the verdict is about. What should be there comes from the notes
 // alone; only events that others published (another source) are taken from history, and they are counted apart.
@@ -24,12 +24,12 @@ import (
 
 // Options of a check.
 type Options struct {
-	// Sample is the share of accounts and of merchants to look at, above 0 and up to 1. Which ones depends on their
-	// numbers alone. 0 means all.
+	// Sample is the share of accounts and of merchants, or of users and of products, to look at, above 0 and up to 1.
+	// Which ones depends on their numbers alone. 0 means all.
 	Sample float64
 	// Parallel is how many grains are read at once, default 8.
 	Parallel int
-	// Settle is how long to wait for what accounts sent to merchants to arrive, default 30 s.
+	// Settle is how long to wait for what grains sent to each other to arrive, default 30 s.
 	Settle time.Duration
 	// MaxFindings is how many differences are described in words, default 20. All are counted.
 	MaxFindings int
@@ -64,16 +64,19 @@ type Report struct {
 	// Uninvited is how many records carry the run's source although the run never sent them.
 	Uninvited uint64 `json:"uninvited"`
 
-	// Passed is how many transactions merchants got from the accounts looked at.
+	// Passed is how many transactions merchants got from the accounts looked at, or products ratings from users.
 	Passed uint64 `json:"passed"`
-	// PassedMissing is how many a merchant did not get although the account folded them.
+	// PassedMissing is how many of these did not arrive although the account or user folded them.
 	PassedMissing uint64 `json:"passed_missing"`
-	// PassedTwice is how many a merchant got again.
+	// PassedTwice is how many arrived again.
 	PassedTwice uint64 `json:"passed_twice"`
 
-	// Accounts and Merchants are the numbers of grains looked at.
-	Accounts  int `json:"accounts"`
-	Merchants int `json:"merchants"`
+	// Accounts and Merchants are the numbers of grains looked at after transactions.
+	Accounts  int `json:"accounts,omitempty"`
+	Merchants int `json:"merchants,omitempty"`
+	// Users and Products are the numbers of grains looked at after ratings.
+	Users    int `json:"users,omitempty"`
+	Products int `json:"products,omitempty"`
 	// WrongStates is how many grains hold a count or sum other than the recount.
 	WrongStates uint64 `json:"wrong_states"`
 	// BrokenHistories is how many grains have records that are not numbered 1, 2, 3 … up to the state's seq.
@@ -92,9 +95,18 @@ func (r *Report) OK() bool {
 		r.PassedMissing+r.PassedTwice+r.WrongStates+r.BrokenHistories == 0
 }
 
-// Check reads what became of the events sent. The run must be over. An error means that the check could not be made; a
-// check that was made and found something wrong returns a report that is not OK.
+// Check reads what became of the transactions and labels sent. The run must be over. An error means that the check could
+// not be made; a check that was made and found something wrong returns a report that is not OK.
 func Check(ctx context.Context, conn grpc.ClientConnInterface, sent *Sent, o Options) (*Report, error) {
+	return run(ctx, conn, cardWorkload{}, sent, o)
+}
+
+// CheckRatings is [Check] for ratings.
+func CheckRatings(ctx context.Context, conn grpc.ClientConnInterface, sent *Sent, o Options) (*Report, error) {
+	return run(ctx, conn, &tasteWorkload{holding: map[string]holding{}}, sent, o)
+}
+
+func run(ctx context.Context, conn grpc.ClientConnInterface, w workload, sent *Sent, o Options) (*Report, error) {
 	if sent == nil {
 		return nil, errors.New("ledger: nothing was noted of this run")
 	}
@@ -107,14 +119,14 @@ func Check(ctx context.Context, conn grpc.ClientConnInterface, sent *Sent, o Opt
 	setDefault(&o.MaxFindings, 20)
 	begin := time.Now()
 	c := &check{
-		o: o, sent: sent, grains: granaryv1.NewGrainServiceClient(conn),
-		accounts: sent.accounts(o.Sample), merchants: map[string]*passed{},
+		o: o, sent: sent, grains: granaryv1.NewGrainServiceClient(conn), w: w,
+		owners: sent.owners(o.Sample), partners: map[string]*passed{},
 	}
 	c.report.Sent, c.report.Acknowledged, c.report.Refused, c.report.Unknown = sent.Totals()
-	if err := c.checkAccounts(ctx); err != nil {
+	if err := c.checkOwners(ctx); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	if err := c.checkMerchants(ctx); err != nil {
+	if err := c.checkPartners(ctx); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	c.report.Seconds = time.Since(begin).Seconds()

@@ -18,6 +18,14 @@ import (
 
 const source = "loadtest/x"
 
+func notes(happenings []transactions.Happening) []Note {
+	var all []Note
+	for _, h := range happenings {
+		all = append(all, NoteTransaction(h))
+	}
+	return all
+}
+
 // world is a run that went well: everything sent, folded and acknowledged.
 func world() (*fakeGrains, *Sent) {
 	f, sent := newFakeGrains(), NewSent(source, SentOptions{})
@@ -27,7 +35,7 @@ func world() (*fakeGrains, *Sent) {
 		f.fold(source, "p", uint64(i+1), h)
 	}
 	for batch := range slices.Chunk(all, 6) {
-		lane.Note(batch).Answer(nil)
+		lane.Note(notes(batch)).Answer(nil)
 	}
 	return f, sent
 }
@@ -121,24 +129,24 @@ func TestFindings(t *testing.T) {
 			h := happenings()[6]
 			h.Transaction.ID = 50
 			f.fold(source, "p", 50, h)
-			s.lanes[0].Note([]transactions.Happening{h})
+			s.lanes[0].Note(notes([]transactions.Happening{h}))
 		}, Report{Sent: 1, Unknown: 1, Checked: 1, Folded: 1, Passed: 1}},
 		{"unknown and not folded", func(_ *fakeGrains, s *Sent) {
 			h := happenings()[6]
 			h.Transaction.ID = 50
-			s.lanes[0].Note([]transactions.Happening{h}).Answer([]Exception{{0, Unknown}})
+			s.lanes[0].Note(notes([]transactions.Happening{h})).Answer([]Exception{{0, Unknown}})
 		}, Report{Sent: 1, Unknown: 1, Checked: 1}},
 		{"unknown and twice", func(f *fakeGrains, s *Sent) {
 			h := happenings()[6]
 			h.Transaction.ID = 50
 			f.fold(source, "p", 50, h)
 			f.fold(source, "p", 51, h)
-			s.lanes[0].Note([]transactions.Happening{h})
+			s.lanes[0].Note(notes([]transactions.Happening{h}))
 		}, Report{Sent: 1, Unknown: 1, Checked: 1, Folded: 1, Passed: 2, Twice: 1}},
 		{"rejected as told", func(f *fakeGrains, s *Sent) {
 			h := happenings()[6]
 			h.Transaction.ID = 50
-			s.lanes[0].Note([]transactions.Happening{h}).Answer([]Exception{{0, Rejected}})
+			s.lanes[0].Note(notes([]transactions.Happening{h})).Answer([]Exception{{0, Rejected}})
 			e := transactions.Events(source, []transactions.Happening{h})[0]
 			f.record(one, &granaryv1.HistoryRecord{
 				Type: e.Type, Id: e.Id, Source: source, Producer: "p", ProducerSequence: 50,
@@ -148,12 +156,12 @@ func TestFindings(t *testing.T) {
 		{"rejected without a record", func(_ *fakeGrains, s *Sent) {
 			h := happenings()[6]
 			h.Transaction.ID = 50
-			s.lanes[0].Note([]transactions.Happening{h}).Answer([]Exception{{0, Rejected}})
+			s.lanes[0].Note(notes([]transactions.Happening{h})).Answer([]Exception{{0, Rejected}})
 		}, Report{Sent: 1, Refused: 1, Checked: 1, Missing: 1}},
 		{"refused and folded all the same", func(f *fakeGrains, s *Sent) {
 			h := happenings()[6]
 			h.Transaction.ID = 50
-			s.lanes[0].Note([]transactions.Happening{h}).Answer([]Exception{{0, Refused}})
+			s.lanes[0].Note(notes([]transactions.Happening{h})).Answer([]Exception{{0, Refused}})
 			f.fold(source, "p", 50, h)
 		}, Report{Sent: 1, Refused: 1, Checked: 1, Folded: 1, Passed: 1, Altered: 1}},
 	} {
@@ -234,7 +242,7 @@ func TestThinning(t *testing.T) {
 				}})
 			}
 			// Answers come late and in another order.
-			open = append(open, lane.Note(batch))
+			open = append(open, lane.Note(notes(batch)))
 			if len(open) == 4 {
 				open[2].Answer(nil)
 				open[0].Answer([]Exception{{Index: 3, Fate: Refused}})
@@ -249,13 +257,13 @@ func TestThinning(t *testing.T) {
 	if total != rounds*accounts || acknowledged+refused != total || refused == 0 || unknown != 0 {
 		t.Errorf("totals %d, %d, %d, %d", total, acknowledged, refused, unknown)
 	}
-	kept := sent.accounts(1)
+	kept := sent.owners(1)
 	if len(kept) == 0 || len(kept)*rounds > 2*limit {
 		t.Errorf("%d accounts are followed", len(kept))
 	}
 	for c, rows := range kept {
 		for n, r := range rows {
-			if id, _ := r.event(); id != uint64(n*accounts+int(c)) || r.customer != c || r.fate() == Unknown {
+			if id, _ := r.event(); id != uint64(n*accounts+int(c)) || r.owner != c || r.fate() == Unknown {
 				t.Fatalf("account %d, event %d is %d with fate %d", c, n, id, r.fate())
 			}
 		}
@@ -275,7 +283,7 @@ func TestSample(t *testing.T) {
 	lane := sent.Lane()
 	for c := range 1_000 {
 		h := transactions.Happening{Transaction: transactions.Transaction{ID: uint64(c), Customer: uint32(c), Terminal: uint32(c)}}
-		lane.Note([]transactions.Happening{h}).Answer(nil)
+		lane.Note(notes([]transactions.Happening{h})).Answer(nil)
 		f.fold(source, "p", uint64(c+1), h)
 	}
 	got, err := Check(t.Context(), f.serve(t), sent, Options{Sample: 0.1})

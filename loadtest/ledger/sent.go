@@ -3,8 +3,6 @@ package ledger
 import (
 	"sync"
 	"sync/atomic"
-
-	"github.com/granary-dev/granary/loadtest/transactions"
 )
 
 // defaultMaxEvents is 96 MiB of notes.
@@ -13,8 +11,8 @@ const defaultMaxEvents = 4_000_000
 // SentOptions bound what is remembered of a run.
 type SentOptions struct {
 	// MaxEvents is how many events are remembered one by one, at 24 bytes each (twice that during the check); default 4
-	// million. When a run sends more, half of the accounts are no longer followed, then half of the rest, and so on.
-	// Totals go on being counted.
+	// million. When a run sends more, half of the owners (accounts, users) are no longer followed, then half of the rest,
+	// and so on. Totals go on being counted.
 	MaxEvents int
 }
 
@@ -62,7 +60,7 @@ func (s *Sent) Totals() (sent, acknowledged, refused, unknown uint64) {
 	return sent, acknowledged, refused, sent - acknowledged - refused
 }
 
-// Lane is one producer's part of a run. All events of an account must be noted in one lane, in the order in which they
+// Lane is one producer's part of a run. All events of an owner must be noted in one lane, in the order in which they
 // are published.
 type Lane struct {
 	run *Sent
@@ -81,13 +79,15 @@ func (s *Sent) Lane() *Lane {
 	return l
 }
 
-// row is one event, small because there are millions.
-type row struct {
-	// key is the transaction's number, with what kind of event it is and its fate in the upper bits.
+// Note is what is remembered of one event. It is small because there are millions, and only the check of its workload
+// understands all of it.
+type Note struct {
+	// key is the event's number, with what kind of event it is and its fate in the upper bits.
 	key uint64
-	// cents of a transaction; of a label, 1 if it says fraud.
-	cents              int64
-	customer, terminal uint32
+	// value is what the event says.
+	value int64
+	// owner is the number of the grain that gets the event, other that of the grain that it is passed on to.
+	owner, other uint32
 }
 
 const (
@@ -96,18 +96,21 @@ const (
 	fateMask   = 3 << numberBits
 )
 
-func (r *row) event() (transaction uint64, label bool) {
-	return r.key & (1<<numberBits - 1), r.key&labelBit != 0
+func (n *Note) event() (number uint64, label bool) {
+	return n.key & (1<<numberBits - 1), n.key&labelBit != 0
 }
-func (r *row) fate() Fate     { return Fate(r.key & fateMask >> numberBits) }
-func (r *row) setFate(f Fate) { r.key = r.key&^uint64(fateMask) | uint64(f)<<numberBits }
+
+// id is what tells the event from others of its owner.
+func (n *Note) id() uint64     { return n.key &^ uint64(fateMask) }
+func (n *Note) fate() Fate     { return Fate(n.key & fateMask >> numberBits) }
+func (n *Note) setFate(f Fate) { n.key = n.key&^uint64(fateMask) | uint64(f)<<numberBits }
 
 // Batch is a number of events that are answered together.
 type Batch struct {
 	lane     *Lane
 	events   int
 	answered bool
-	rows     []row // all of them until they are answered, then those of the accounts followed
+	notes    []Note // all of them until they are answered, then those of the owners followed
 }
 
 // Exception is an event of a batch that was not folded.
@@ -118,21 +121,9 @@ type Exception struct {
 	Fate Fate
 }
 
-// Note remembers events that are about to be published as one batch.
-func (l *Lane) Note(happenings []transactions.Happening) *Batch {
-	b := &Batch{lane: l, events: len(happenings), rows: make([]row, len(happenings))}
-	for i, h := range happenings {
-		t := h.Transaction
-		r := row{key: t.ID & (1<<numberBits - 1), cents: t.Cents, customer: t.Customer, terminal: t.Terminal}
-		if h.Label {
-			r.key |= labelBit
-			r.cents = 0
-			if t.Fraud {
-				r.cents = 1
-			}
-		}
-		b.rows[i] = r
-	}
+// Note remembers events that are about to be published as one batch. It keeps the slice.
+func (l *Lane) Note(notes []Note) *Batch {
+	b := &Batch{lane: l, events: len(notes), notes: notes}
 	l.mu.Lock()
 	l.batches = append(l.batches, b)
 	l.mu.Unlock()
@@ -147,12 +138,12 @@ func (b *Batch) Answer(exceptions []Exception) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b.answered = true
-	for i := range b.rows {
-		b.rows[i].setFate(Folded)
+	for i := range b.notes {
+		b.notes[i].setFate(Folded)
 	}
 	folded := b.events - len(exceptions)
 	for _, e := range exceptions {
-		b.rows[e.Index].setFate(e.Fate)
+		b.notes[e.Index].setFate(e.Fate)
 		if e.Fate == Rejected || e.Fate == Refused {
 			s.refused.Add(1)
 		}
@@ -169,11 +160,11 @@ func (b *Batch) Withdraw() {
 	b.lane.mu.Lock()
 	defer b.lane.mu.Unlock()
 	b.lane.run.sent.Add(-uint64(b.events))
-	b.lane.run.kept.Add(-int64(len(b.rows)))
-	b.answered, b.events, b.rows = true, 0, nil
+	b.lane.run.kept.Add(-int64(len(b.notes)))
+	b.answered, b.events, b.notes = true, 0, nil
 }
 
-// thin makes the lane follow fewer accounts. The first lane to notice that there are too many raises the level for all;
+// thin makes the lane follow fewer owners. The first lane to notice that there are too many raises the level for all;
 // the others come after when they are full themselves.
 func (l *Lane) thin() {
 	s := l.run
@@ -186,7 +177,7 @@ func (l *Lane) thin() {
 		if b.answered {
 			b.thin(l.level)
 		}
-		if len(b.rows) > 0 {
+		if len(b.notes) > 0 {
 			kept = append(kept, b)
 		}
 	}
@@ -194,29 +185,29 @@ func (l *Lane) thin() {
 	l.batches = kept
 }
 
-// thin forgets the events of accounts that are not followed any more. The rest is moved to a slice of its own size.
+// thin forgets the events of owners that are not followed any more. The rest is moved to a slice of its own size.
 func (b *Batch) thin(level uint32) {
 	kept := 0
-	for i := range b.rows {
-		if followed(b.rows[i].customer, level) {
+	for i := range b.notes {
+		if followed(b.notes[i].owner, level) {
 			kept++
 		}
 	}
-	if kept == len(b.rows) {
+	if kept == len(b.notes) {
 		return
 	}
-	b.lane.run.kept.Add(int64(kept - len(b.rows)))
-	rows := make([]row, 0, kept)
-	for i := range b.rows {
-		if followed(b.rows[i].customer, level) {
-			rows = append(rows, b.rows[i])
+	b.lane.run.kept.Add(int64(kept - len(b.notes)))
+	left := make([]Note, 0, kept)
+	for i := range b.notes {
+		if followed(b.notes[i].owner, level) {
+			left = append(left, b.notes[i])
 		}
 	}
-	b.rows = rows
+	b.notes = left
 }
 
-// followed says whether an account is among one in 2^level.
-func followed(customer, level uint32) bool { return mix(uint64(customer))&(1<<level-1) == 0 }
+// followed says whether an owner is among one in 2^level.
+func followed(owner, level uint32) bool { return mix(uint64(owner))&(1<<level-1) == 0 }
 
 // mix spreads numbers evenly over 64 bits (the finalizer of SplitMix64).
 func mix(x uint64) uint64 {
@@ -231,19 +222,19 @@ func sampled(number uint64, share float64) bool {
 	return share >= 1 || float64(mix(number)>>32)/(1<<32) < share
 }
 
-// accounts are the events of each account followed and in the sample, in the order sent.
-func (s *Sent) accounts(share float64) map[uint32][]row {
+// owners are the events of each owner followed and in the sample, in the order sent.
+func (s *Sent) owners(share float64) map[uint32][]Note {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	level := s.level.Load()
 	counts := map[uint32]int{}
-	each := func(do func(*row)) {
+	each := func(do func(*Note)) {
 		for _, l := range s.lanes {
 			l.mu.Lock()
 			for _, b := range l.batches {
-				for i := range b.rows {
-					if c := b.rows[i].customer; followed(c, level) && sampled(uint64(c), share) {
-						do(&b.rows[i])
+				for i := range b.notes {
+					if c := b.notes[i].owner; followed(c, level) && sampled(uint64(c), share) {
+						do(&b.notes[i])
 					}
 				}
 			}
@@ -251,13 +242,13 @@ func (s *Sent) accounts(share float64) map[uint32][]row {
 		}
 	}
 	total := 0
-	each(func(r *row) { counts[r.customer]++; total++ })
+	each(func(r *Note) { counts[r.owner]++; total++ })
 	// One slice for all: many small ones that grow would cost twice as much.
-	all, accounts, at := make([]row, total), make(map[uint32][]row, len(counts)), 0
+	all, owners, at := make([]Note, total), make(map[uint32][]Note, len(counts)), 0
 	for c, n := range counts {
-		accounts[c] = all[at : at : at+n]
+		owners[c] = all[at : at : at+n]
 		at += n
 	}
-	each(func(r *row) { accounts[r.customer] = append(accounts[r.customer], *r) })
-	return accounts
+	each(func(r *Note) { owners[r.owner] = append(owners[r.owner], *r) })
+	return owners
 }

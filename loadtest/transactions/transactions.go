@@ -2,7 +2,7 @@
 //
 // They come from the file of the Fraud Detection Handbook ([Open]) or from a generator of look-alikes that follows its
 // published parameters ([Generate]). [Plain] turns either into events of accounts; [Labelled] adds, days later, what was
-// fraud. The package may import proto and nothing else of Granary: it does not send, wait or measure.
+// fraud. The package may import proto and rows and nothing else of Granary: it does not send, wait or measure.
 //
 // Invariant: a transaction never carries its own label. What is fraud is told only by later events.
 package transactions

@@ -361,13 +361,13 @@ func TestRefusals(t *testing.T) {
 		{"codec", head(1, 9, 0, 0, 1).uv(0, 0).sum(), "codec 9"},
 		{"dictionary", head(1, 0, 9, 0, 1).uv(0, 0).sum(), "dictionary 9"},
 		{"key id", head(1, 0, 0, 9, 1).uv(0, 0).sum(), "key 9"},
-		{"record type", entryOf(raw{11, 0}), "record type 11"},
+		{"record type", entryOf(raw{13, 0}), "record type 13"},
 		{"record type 255", entryOf(raw{255, 0}), "record type 255"},
 		{"record field", entryOf(raw{input}.uv(bit(28)).b(1)), "fields 0x10000000"},
 		{"record field beyond 32", entryOf(raw{input}.uv(bit(2) | bit(63)).uv(1)), "fields 0x8000000000000000"},
-		{"effect type", entryOf(raw{input}.uv(bit(20)).uv(1).b(5, 0)), "effect type 5"},
+		{"effect type", entryOf(raw{input}.uv(bit(20)).uv(1).b(6, 0)), "effect type 6"},
 		{"effect type 0", entryOf(raw{input}.uv(bit(20)).uv(1).b(0, 0)), "effect type 0"},
-		{"effect field", entryOf(raw{input}.uv(bit(20)).uv(1).b(1).uv(bit(7))), "effect type 1 with fields 0x80"},
+		{"effect field", entryOf(raw{input}.uv(bit(20)).uv(1).b(1).uv(bit(8))), "effect type 1 with fields 0x100"},
 		{"odd extension", entryOf(raw{input}.uv(bit(27)).uv(2).uv(4).text("kept").uv(7).text("needed")), "extension 7"},
 	} {
 		_, _, err := readAll(test.data)
@@ -491,6 +491,7 @@ func TestOutcomeDigest(t *testing.T) {
 		seen[d] = name
 	}
 	full := fullRecords()[1]
+	full.Effects = append(turnRecords()[0].Effects, full.Effects...)
 	note("full", full)
 	for i := range reflect.TypeFor[entry.Effect]().NumField() {
 		rec := full

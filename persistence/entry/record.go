@@ -403,8 +403,9 @@ func (b *Builder) effect(d []byte, e *Effect) []byte {
 
 // record reads one record from body.
 func (r *Reader) record(rec *Record, body []byte) error {
-	*rec = Record{Headers: rec.Headers[:0], Effects: rec.Effects[:0], Extensions: rec.Extensions[:0],
-		Snapshot: SnapshotMeta{Reminders: rec.Snapshot.Reminders[:0]}}
+	headers, effects, extensions, reminders := rec.Headers[:0], rec.Effects[:0], rec.Extensions[:0], rec.Snapshot.Reminders[:0]
+	*rec = Record{} // cleared in place: to copy one costs as much as to decode it
+	rec.Headers, rec.Effects, rec.Extensions, rec.Snapshot.Reminders = headers, effects, extensions, reminders
 	d := decoder{buf: body}
 	rec.Type = Type(d.byte())
 	if rec.Type == 0 {

@@ -35,7 +35,7 @@ func seen(r *record) entry.Record {
 	}
 	for _, e := range r.effects {
 		out.Effects = append(out.Effects, entry.Effect{Type: entry.EffectType(e.kindOf), Kind: e.kind, Key: e.key, Event: e.event,
-			Payload: e.payload, Due: int64(e.due), Timer: e.timer, Stream: e.stream, Token: e.token})
+			Payload: e.payload, Due: int64(e.due), Timer: e.timer, Stream: e.stream, Token: e.token, Every: int64(e.every)})
 	}
 	for _, m := range r.snap.reminders {
 		out.Snapshot.Reminders = append(out.Snapshot.Reminders, entry.Reminder{ID: m.timer, Due: int64(m.due), Event: m.event, Payload: m.payload})

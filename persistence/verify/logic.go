@@ -59,6 +59,7 @@ func (s *shard) raise(r *record) {
 
 // compareLogic compares a logic key with what the log gives.
 func (s *shard) compareLogic(k, rest []byte, c *cursor) {
+	s.logicKeys++
 	got := versions{cut: c.number("index of the logic change")}
 	c.times("eras", func() { got.eras = append(got.eras, era{c.number("version"), c.number("index")}) })
 	if !s.valueOf(k, c) {

@@ -45,6 +45,7 @@ type shard struct {
 	inbox     map[uint64]*mark
 	versions  map[string]*versions // by kind
 	pending   map[string]*pending  // reminders, by grain and id as in keys
+	logicKeys int                  // met
 	runner    grains.Runner
 }
 

@@ -65,7 +65,7 @@ type testEntry struct {
 	frameFormat       byte
 	extra             []byte // behind the last record
 	oddExtension      bool
-	recordType11      bool
+	recordTypeToCome  bool
 	unknownRecordBits bool
 }
 
@@ -160,7 +160,7 @@ func testCatalog(t testing.TB) *grains.Catalog {
 	return c
 }
 
-// raisedCatalog has version 2 of the counter, which counts each event for two, beside version 1.
+// raisedCatalog has version 2 of the counter, which counts each event for two, beside version 1, and the tally.
 func raisedCatalog(t testing.TB, keeps ...grains.Logic[*accountv1.Account]) *grains.Catalog {
 	c, err := grains.NewCatalog(
 		grains.Kind[*accountv1.Account]{Name: "counter", Version: 2, Earlier: keeps, Handlers: grains.Handlers[*accountv1.Account]{
@@ -168,6 +168,7 @@ func raisedCatalog(t testing.TB, keeps ...grains.Logic[*accountv1.Account]) *gra
 				s.Count++
 				return counted(t, s, e)
 			})}}.MustDefine(),
+		grains.Kind[*merchantv1.Merchant]{Name: "tally", Version: 1, Handlers: grains.Handlers[*merchantv1.Merchant]{grains.On(tallied)}}.MustDefine(),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -526,8 +527,8 @@ func (e *testEntry) data() []byte {
 		records = append(records, n.record(r, e.base))
 	}
 	switch {
-	case e.recordType11:
-		records[0][0] = 11
+	case e.recordTypeToCome:
+		records[0][0] = 13
 	case e.oddExtension:
 		records[0] = append(uvs([]byte{1}, 1<<27, 1, 7), str(nil, "x")...)
 	case e.unknownRecordBits:

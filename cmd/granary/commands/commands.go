@@ -52,6 +52,9 @@ type Environment struct {
 	Executable string
 	// StartNode starts a node in this process, for `granary dev`.
 	StartNode StartNode
+	// Limits of the gateway of a node, and what is wrong with some of them by name and value.
+	Limits      []Limit
+	CheckLimits func(map[string]string) error
 	// Catalog of the kinds that this build has, for `granary dev` and `granary verify`.
 	Catalog *grains.Catalog
 	// Verify checks a data folder: verify.Run.

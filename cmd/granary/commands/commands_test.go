@@ -117,6 +117,13 @@ func (s *session) granary(line, stdin string) string {
 		Getenv: func(string) string { return "" },
 		Exit:   func(int) { s.t.Error("the process was ended") },
 		Verify: fakeVerify,
+		Limits: []Limit{{"connections", "10000", "connections open at once"}, {"idle-timeout", "5m", "that a connection may be idle"}},
+		CheckLimits: func(values map[string]string) error {
+			for name := range values {
+				return fmt.Errorf("there is no limit %q", name)
+			}
+			return nil
+		},
 	})
 	var text strings.Builder
 	text.WriteString(out.String())
@@ -191,7 +198,8 @@ func TestHelp(t *testing.T) {
 	s := &session{t: t, target: "none", dir: "none"}
 	commands := []string{
 		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show",
-		"load", "load run", "load run transactions", "load run probe", "load baseline", "verify", "version", "completion",
+		"load", "load run", "load run transactions", "load run ratings", "load run probe", "load baseline", "verify", "version",
+		"completion",
 	}
 	datadriven.RunTest(t, "testdata/help.txt", func(t *testing.T, d *datadriven.TestData) string {
 		var out strings.Builder

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +26,7 @@ type dev struct {
 	memory    byteSize
 	logLevel  slog.Level
 	logFormat logFormat
+	insecure  bool
 }
 
 func (a *app) devCommand() *cobra.Command {
@@ -38,6 +41,9 @@ ends it at once, and loses nothing that was acknowledged either.
 Without --data-dir the journal is kept in a temporary folder that is removed at the end. With it, the node goes on
 where it was, also after kill -9.
 
+What clients can make it do is limited (--limit connections=500); the limits and their defaults:
+
+` + a.limitTable() + `
 Log lines go to standard error. With -o json: when it takes calls, an object with listen, dataDir and temporary.`,
 		Example: `  granary dev
   granary dev --data-dir ./data --listen 127.0.0.1:7081
@@ -47,6 +53,15 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 			if d.Shards < 1 || d.Shards > 1<<16 {
 				return usageFailure(cmd, "%s: --shards must be from 1 to %d", cmd.CommandPath(), 1<<16)
 			}
+			if host, _, _ := net.SplitHostPort(string(d.listen)); !d.insecure && !loopback(host) {
+				return usageFailure(cmd, "%s: --listen %s can be reached from other machines, and whoever reaches it may read and write everything: "+
+					"there is no TLS and no authentication yet. Listen at 127.0.0.1, or add --insecure", cmd.CommandPath(), d.listen)
+			}
+			if len(d.Limits) > 0 {
+				if err := a.CheckLimits(d.Limits); err != nil {
+					return usageFailure(cmd, "%s: --limit: %w", cmd.CommandPath(), err)
+				}
+			}
 			return a.dev(cmd.Context(), &d)
 		},
 	}
@@ -55,6 +70,9 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 	f.StringVar(&d.DataDir, "data-dir", "", "`folder` of the journal; without it a temporary one")
 	f.Var(&d.memory, "memory", "how much memory activations may take, as a `size`")
 	f.IntVar(&d.Shards, "shards", 64, "`number` of shards of a new data folder")
+	f.BoolVar(&d.insecure, "insecure", false, "allow --listen at an address that other machines can reach, without TLS and authentication")
+	f.StringToStringVar(&d.Limits, "limit", nil, "set a limit by `NAME=VALUE`, again and again; the list is above")
+	f.Lookup("limit").DefValue = ""
 	f.BoolVar(&d.Metrics, "metrics", true, "serve Prometheus metrics at /metrics on the same port")
 	f.BoolVar(&d.Profiles, "profiles", false, "serve the process's CPU and memory profiles at /debug/pprof/ on the same port, for anyone who can reach it")
 	f.TextVar(&d.logLevel, "log-level", slog.LevelWarn, "least `level` to log: debug, info, warn or error")
@@ -93,6 +111,24 @@ func (a *app) dev(ctx context.Context, d *dev) (err error) {
 	case <-ctx.Done():
 		return a.stop(ctx, node)
 	}
+}
+
+// loopback tells whether only this machine reaches a host.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// limitTable are the limits of a node, a line each.
+func (a *app) limitTable() string {
+	var s strings.Builder
+	for _, l := range a.Limits {
+		fmt.Fprintf(&s, "  %-16s %-10s %s\n", l.Name, l.Default, l.Doc)
+	}
+	return s.String()
 }
 
 // stop shuts the node down. Nothing acknowledged is lost however it ends.

@@ -162,7 +162,12 @@ func fakeTime(seq uint64) *timestamppb.Timestamp {
 func (f *fakeNode) Get(_ context.Context, req *granaryv1.GetRequest) (*granaryv1.GetResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if kind, _, _ := cutGrain(req.GetGrain()); kind != "account" {
+	switch kind, key, _ := cutGrain(req.GetGrain()); {
+	case kind == "user" && key == "2": // rated before
+		return &granaryv1.GetResponse{Grain: req.GetGrain(), Seq: 3}, nil
+	case kind == "user":
+		return &granaryv1.GetResponse{Grain: req.GetGrain()}, nil
+	case kind != "account":
 		return nil, refusal(codes.NotFound, "UNKNOWN_KIND", fmt.Sprintf("there is no kind %q", kind), map[string]string{"kind": kind})
 	}
 	records := f.grains[req.GetGrain()]

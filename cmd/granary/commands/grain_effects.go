@@ -11,12 +11,12 @@ import (
 
 // effectJSON is the form of an effect under -o json: one of these.
 type effectJSON struct {
-	Send    *sendJSON    `json:"send,omitempty"`
-	Remind  *remindJSON  `json:"remind,omitempty"`
-	Cancel  *cancelJSON  `json:"cancel,omitempty"`
+	Send    *sendJSON   `json:"send,omitempty"`
+	Remind  *remindJSON `json:"remind,omitempty"`
+	Cancel  *cancelJSON `json:"cancel,omitempty"`
 	Publish *streamJSON `json:"publish,omitempty"`
-	Defer   *struct{}    `json:"defer,omitempty"`
-	Answer  *answerJSON  `json:"answer,omitempty"`
+	Defer   *struct{}   `json:"defer,omitempty"`
+	Answer  *answerJSON `json:"answer,omitempty"`
 }
 
 type messageJSON struct {

@@ -14,14 +14,15 @@ func (a *app) loadCommand() *cobra.Command {
 		Use:   "load",
 		Short: "put a node under load, and prove what became of every event",
 		Example: `  granary load run transactions --for 10s
+  granary load run ratings
   granary load run probe --for 10s
   granary load baseline`,
 	}
 	run := a.group(&cobra.Command{
 		Use:     "run",
 		Short:   "run a workload against a node",
-		Example: "  granary load run transactions --for 10s\n  granary load run probe --for 10s",
-	}, a.loadTransactionsCommand(), a.loadProbeCommand())
+		Example: "  granary load run transactions --for 10s\n  granary load run ratings\n  granary load run probe --for 10s",
+	}, a.loadTransactionsCommand(), a.loadRatingsCommand(), a.loadProbeCommand())
 	return a.group(cmd, run, a.loadBaselineCommand(), a.loadBaselineServerCommand())
 }
 

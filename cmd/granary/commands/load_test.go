@@ -11,6 +11,7 @@ import (
 
 	"github.com/granary-dev/granary/loadtest/driver"
 	"github.com/granary-dev/granary/loadtest/ledger"
+	"github.com/granary-dev/granary/loadtest/ratings"
 )
 
 func goodLoad() (*driver.Report, *ledger.Report) {
@@ -45,16 +46,21 @@ func TestLoadReports(t *testing.T) {
 		if d.HasArg("nothing") {
 			r.Acknowledged, r.Refused, r.Refusals = 0, r.Sent, map[string]uint64{"NOT_FOUND UNKNOWN_KIND": r.Sent}
 		}
+		report := loadReport{Load: r, Ledger: l}
+		if d.HasArg("foretold") {
+			l.Accounts, l.Merchants, l.Users, l.Products = 0, 0, 610, 9_709
+			report.Quality = &ratings.Quality{Users: 609, Hits: 47, PopularHits: 26, ByChance: 0.64, Empty: 5}
+		}
 		var out bytes.Buffer
 		a := &app{Environment: Environment{Out: &out}}
 		if d.HasArg("json") {
 			a.format = formatJSON
 		}
-		if err := a.showLoad(r, l); err != nil {
+		if err := a.showLoad(report); err != nil {
 			t.Fatal(err)
 		}
 		var f *failure
-		if err := loadVerdict(r, l); errors.As(err, &f) {
+		if err := loadVerdict("load run transactions", "account and merchant", report); errors.As(err, &f) {
 			fmt.Fprintf(&out, "stderr:\n%s", f.text(false))
 		}
 		return out.String()
@@ -74,9 +80,17 @@ func TestLoadFlags(t *testing.T) {
 			t.Errorf("--rate %q became %v", text, r)
 		}
 	}
-	l := load{from: "no-such-file.csv.gz"}
+	l := load{loadShape: loadShape{from: "no-such-file.csv.gz"}}
 	if _, _, err := l.feed(); err == nil || !strings.Contains(err.Error(), "no-such-file.csv.gz") {
 		t.Errorf("no file: %v", err)
+	}
+	for want, l := range map[string]loadRatings{
+		"no-such-file.csv.gz": {loadShape: loadShape{from: "no-such-file.csv.gz"}},
+		"negative":            {parameters: ratings.Parameters{Users: -1}},
+	} {
+		if _, err := l.ratings(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want something with %q", err, want)
+		}
 	}
 }
 

@@ -21,10 +21,18 @@ type NodeOptions struct {
 	Metrics bool
 	// Profiles serves Go's profiles under /debug/pprof/ on the same port.
 	Profiles bool
+	// Limits of its gateway by name; what is left out has its default.
+	Limits map[string]string
 	// Catalog of the kinds it runs.
 	Catalog *grains.Catalog
 	// Logger takes what the node has to say.
 	Logger *slog.Logger
+}
+
+// Limit is something that a node lets clients have only so much of.
+type Limit struct {
+	// Name, Default value and what it is.
+	Name, Default, Doc string
 }
 
 // Node is a running node.
