@@ -28,6 +28,7 @@ var Kind = grains.Kind[*probev1.Probe]{
 	Doc:     "a list for testing a cluster: it shows what was lost, done twice or put in another order",
 	Handlers: grains.Handlers[*probev1.Probe]{
 		grains.On(appended), grains.On(received),
+		grains.On(remind), grains.On(reminded), grains.On(forget),
 	},
 }
 
