@@ -289,8 +289,8 @@ func (g *Gateway) list(ctx context.Context, req *granaryv1.ListRequest) (*granar
 	if refusal != nil {
 		return nil, refusal
 	}
-	if p := req.GetPrefix(); len(p) > grains.MaxKeyBytes || !utf8.ValidString(p) || strings.IndexFunc(p, unicode.IsControl) >= 0 {
-		return nil, answer.Invalid(answer.InvalidPrefix, "prefix", "it is not how a key can begin: at most %d bytes of UTF-8 without control characters", grains.MaxKeyBytes)
+	if err := checkPrefix(req.GetPrefix()); err != nil {
+		return nil, err
 	}
 	limit, err := pageSize(req.GetPageSize())
 	if err != nil {
@@ -317,6 +317,13 @@ func (g *Gateway) list(ctx context.Context, req *granaryv1.ListRequest) (*granar
 		out.NextPageToken = page.token(merged[limit-1].Key)
 	}
 	return out, nil
+}
+
+func checkPrefix(p string) error {
+	if len(p) > grains.MaxKeyBytes || !utf8.ValidString(p) || strings.IndexFunc(p, unicode.IsControl) >= 0 {
+		return answer.Invalid(answer.InvalidPrefix, "prefix", "it is not how a key can begin: at most %d bytes of UTF-8 without control characters", grains.MaxKeyBytes)
+	}
+	return nil
 }
 
 // askAll asks all shards at once and waits for all.

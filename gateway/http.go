@@ -105,6 +105,10 @@ func (s grainService) List(ctx context.Context, req *connect.Request[granaryv1.L
 	return answered(served(ctx, s.g, listMethod, nil, req.Msg, s.g.list))
 }
 
+func (s grainService) ListReminders(ctx context.Context, req *connect.Request[granaryv1.ListRemindersRequest]) (*connect.Response[granaryv1.ListRemindersResponse], error) {
+	return answered(served(ctx, s.g, listRemindersMethod, nil, req.Msg, s.g.listReminders))
+}
+
 type kindService struct{ g *Gateway }
 
 func (s kindService) List(ctx context.Context, req *connect.Request[granaryv1.KindServiceListRequest]) (*connect.Response[granaryv1.KindServiceListResponse], error) {

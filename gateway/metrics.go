@@ -16,12 +16,13 @@ const (
 	getMethod
 	historyMethod
 	listMethod
+	listRemindersMethod
 	listKindsMethod
 	describeMethod
 	methods
 )
 
-var methodNames = [methods]string{"Publish", "Get", "History", "List", "ListKinds", "Describe"}
+var methodNames = [methods]string{"Publish", "Get", "History", "List", "ListReminders", "ListKinds", "Describe"}
 
 // lastCode is the largest status code of gRPC.
 const lastCode = codes.Unauthenticated

@@ -39,6 +39,7 @@ func (g *Gateway) register(s *grpc.Server) {
 		unary(g, "Get", getMethod, g.get),
 		unary(g, "History", historyMethod, g.history),
 		unary(g, "List", listMethod, g.list),
+		unary(g, "ListReminders", listRemindersMethod, g.listReminders),
 	}
 	s.RegisterService(&grains, nil)
 

@@ -28,11 +28,12 @@ func gauge(name, help string, value func(*reading) float64) figure {
 }
 
 var figures = []figure{
-	counter("turns_total", "Turns run, of clients' events and of sends.", func(r *reading) float64 { return float64(r.stats.Turns) }),
+	counter("turns_total", "Turns run, of clients' events, of sends and of reminders.", func(r *reading) float64 { return float64(r.stats.Turns) }),
 	counter("rejected_total", "Events that their grain rejected.", func(r *reading) float64 { return float64(r.stats.Rejected) }),
 	counter("dead_letters_total", "Events whose turn failed.", func(r *reading) float64 { return float64(r.stats.DeadLetters) }),
 	counter("duplicates_total", "Events that were published before.", func(r *reading) float64 { return float64(r.stats.Duplicates) }),
 	counter("sends_total", "Sends handed to their target shard.", func(r *reading) float64 { return float64(r.stats.Sends) }),
+	counter("reminders_total", "Reminders that fired.", func(r *reading) float64 { return float64(r.stats.Reminders) }),
 	counter("snapshots_total", "Snapshots of grains taken.", func(r *reading) float64 { return float64(r.stats.Snapshots) }),
 	counter("activations_total", "Grains loaded.", func(r *reading) float64 { return float64(r.stats.Activations) }),
 	counter("passivations_total", "Grains dropped from memory.", func(r *reading) float64 { return float64(r.stats.Passivations) }),
