@@ -162,7 +162,7 @@ command's help describes and that only ever gains fields. What goes wrong is tol
 	root.SetFlagErrorFunc(flagFailure)
 	root.SetHelpFunc(a.help)
 	root.SetHelpCommand(a.helpCommand())
-	root.AddCommand(a.devCommand(), a.publishCommand(), a.grainCommand(), a.kindCommand(),
+	root.AddCommand(a.devCommand(), a.publishCommand(), a.grainCommand(), a.reminderCommand(), a.kindCommand(),
 		a.loadCommand(), a.verifyCommand(), a.versionCommand())
 	a.addCompletion(root)
 	return root
