@@ -117,6 +117,8 @@ type Effects struct {
 	Cuts []Cut
 	// Unrun are condemned events that are dead-lettered now, and so condemned no more.
 	Unrun []Identity
+	// HeldBack are reminders that were due and cannot fire.
+	HeldBack []HeldBack
 	// Again asks for another Idle soon: there is more to do than one step should.
 	Again bool
 }
@@ -127,6 +129,15 @@ type Cut struct {
 	Kind    string
 	Version uint32
 	Failed  bool
+}
+
+// HeldBack is a reminder that does not fire because its event cannot be read or its grain cannot be loaded. It stays
+// pending: the next leader, or this one after a restart, tries again.
+type HeldBack struct {
+	Kind, Key string
+	Reminder  uint64
+	Due       int64
+	Why       error
 }
 
 // Reset empties the effects and keeps their memory.

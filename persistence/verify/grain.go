@@ -81,7 +81,7 @@ func (g *grain) numbered(s *shard, r *record) {
 		g.before, g.entry = g.entry, s.index
 	}
 	g.seq, g.time = r.seq, r.time
-	if r.kindOf == input {
+	if r.kindOf == input || r.kindOf == timer {
 		g.turn(s, r)
 	}
 }
