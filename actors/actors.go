@@ -1,10 +1,10 @@
 // Package actors runs grains: it holds the state machine of a shard, in which events become turns, turns become records
 // of the journal, and committed records become answers and sends.
 //
-// Here live activation and passivation, deduplication, the outbox, and reads. [Shard] is a pure machine: all that happens
-// to it comes in through [Shard.Step] with the time, all that it wants done goes out as [Effects]; it reads the journal
-// through persistence.Index, as Raft reads its log through its storage. Here never live goroutines, channels, clocks or
-// the network, and no concrete kind.
+// Here live activation and passivation, deduplication, the outbox, reminders, and reads. [Shard] is a pure machine: all
+// that happens to it comes in through [Shard.Step] with the time, all that it wants done goes out as [Effects]; it reads
+// the journal through persistence.Index, as Raft reads its log through its storage. Here never live goroutines, channels,
+// clocks or the network, and no concrete kind.
 //
 // Invariant: nothing leaves a shard before the entry it rests on is committed: no acknowledgement, no read, no send.
 //
