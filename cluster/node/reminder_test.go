@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,22 +68,20 @@ func TestReminderAcrossCrashes(t *testing.T) {
 		fs = crashed
 		n = start(t, fs)
 	}
-	publish(t, n, probeEvent(t, "p", &probev1.Remind{Value: 7, AfterMicros: 1_500_000}))
-	publish(t, n, probeEvent(t, "p", &probev1.Remind{Value: 8, AfterMicros: 1_500_000}), probeEvent(t, "q", &probev1.Remind{Value: 9, EveryMicros: 1_000_000}))
-	publish(t, n, probeEvent(t, "p", &probev1.Forget{Value: 8}))
-	s, _ := getProbe(t, n, "p")
-	due := s.Pending[0].DueMicros
-	crash()
-	_, at := fired(t, n, "p", 1)
-	if late := time.Duration(at-due) * time.Microsecond; late < 0 || late > 10*time.Second { // a starting node takes its time
-		t.Errorf("it fired %v late", late)
+	publish(t, n, probeEvent(t, "p", &probev1.Remind{Value: 7, AfterMicros: 300_000}))
+	publish(t, n, probeEvent(t, "p", &probev1.Remind{Value: 8, AfterMicros: 300_000}), probeEvent(t, "q", &probev1.Remind{Value: 9, EveryMicros: 1_000_000}))
+	want := []uint64{7}
+	if r := publish(t, n, probeEvent(t, "p", &probev1.Forget{Value: 8})); r[0].Outcome == actors.Rejected {
+		want = append(want, 8) // a busy machine took so long that it had fired before
 	}
 	crash()
-	time.Sleep(1600 * time.Millisecond)
-	if s, _ = getProbe(t, n, "p"); len(s.Reminded) != 1 || s.Reminded[0] != 7 || s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 0 {
+	fired(t, n, "p", len(want))
+	crash()
+	time.Sleep(350 * time.Millisecond)
+	if s, _ := getProbe(t, n, "p"); !slices.Equal(s.Reminded, want) || s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 0 {
 		t.Errorf("%v", s)
 	}
-	if s, _ = fired(t, n, "q", 2); s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 1 {
+	if s, _ := fired(t, n, "q", 2); s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 1 {
 		t.Errorf("%v", s)
 	}
 	if got := n.Stats().Reminders; got == 0 {
@@ -104,18 +103,19 @@ func TestReminderAcrossCrashes(t *testing.T) {
 func TestReminderIsPunctual(t *testing.T) {
 	n := start(t, vfs.NewMem())
 	defer n.Close()
-	var worst time.Duration
+	best := time.Hour // of several: the machine of a test may be busy
 	for i := range 5 {
 		key := fmt.Sprint("p", i)
 		publish(t, n, probeEvent(t, key, &probev1.Remind{Value: 1, AfterMicros: 50_000}))
-		s, _ := getProbe(t, n, key)
-		due := s.Pending[0].DueMicros
+		set := get(t, n, "probe", key)
 		_, at := fired(t, n, key, 1)
-		worst = max(worst, time.Duration(at-due)*time.Microsecond)
+		if set.Seq == 1 { // else it has fired, and who knows when it was set
+			best = min(best, time.Duration(at-set.Time-50_000)*time.Microsecond)
+		}
 	}
-	t.Logf("at most %v late", worst)
-	if worst > 2*time.Second { // the machine of a test may be busy
-		t.Errorf("a reminder was %v late", worst)
+	t.Logf("%v late", best)
+	if best < 0 || best > 200*time.Millisecond {
+		t.Errorf("reminders were %v late at best", best)
 	}
 }
 
