@@ -1,6 +1,9 @@
-//go:build cgo
+//go:build cgo && !race
 
 package node_test
 
-// storeInHeap: with cgo the store has its tables in memory and its cache from the C library.
-const storeInHeap = false
+const (
+	// storeInHeap: with cgo the store has its tables in memory and its cache from the C library.
+	storeInHeap = false
+	heapCounts  = true
+)

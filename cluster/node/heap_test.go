@@ -1,6 +1,9 @@
-//go:build !cgo
+//go:build !cgo && !race
 
 package node_test
 
-// storeInHeap: without cgo the store has its tables in memory and its cache from the Go heap.
-const storeInHeap = true
+const (
+	// storeInHeap: without cgo the store has its tables in memory and its cache from the Go heap.
+	storeInHeap = true
+	heapCounts  = true
+)

@@ -142,6 +142,9 @@ var manyReminders = flag.Int("reminders", 60_000, "how many reminders are pendin
 
 // TestPendingRemindersAreOnDisk: what is pending takes no memory, neither when it was set nor after a restart.
 func TestPendingRemindersAreOnDisk(t *testing.T) {
+	if !heapCounts {
+		t.Skip("it weighs the heap, and the race detector changes that")
+	}
 	const each = 100
 	dir := t.TempDir()
 	open := func() *node.Node {
