@@ -42,6 +42,7 @@ const (
 var reasonHints = map[string]string{
 	deadLettered:       "granary deadletter ls shows what failed and why; correct the handler, then: granary deadletter retry",
 	"QUERY_FAILED":     "this is a fault of the kind's query: correct it, and start the new binary",
+	"LOGIC_MISSING":    "start a binary that has the logic that ran: a handler that computes something else needs a new version of its kind",
 	"INVALID_POSITION": "give --from as granary tail told it for the same stream or kind, or: --from beginning",
 }
 
