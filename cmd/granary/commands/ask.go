@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -171,7 +172,9 @@ func (n *nodeConn) askFailure(event *granaryv1.Event, err error) error {
 	case "REJECTED":
 		f.next = "granary grain history " + grain
 	case deadLettered:
-		f.next = "granary deadletter show " + grain + " " + plain(f.values["seq"])
+		if seq, err := strconv.ParseUint(f.values["seq"], 10, 64); err == nil {
+			f.next = "granary deadletter show " + letterName{event.GetGrain(), seq}.arguments()
+		}
 	case "INVALID_PAYLOAD":
 		kind, _, _ := cutGrain(event.GetGrain())
 		f.next = "granary kind show " + shellQuote(kind)
