@@ -46,6 +46,6 @@ account=$(first account)
 merchant=$(first merchant)
 say "$granary" grain get "$account" --target "$target"
 say "$granary" grain get "$merchant" --target "$target"
-say "$granary" grain ls account --target "$target" | sed -n 1,12p
+say "$granary" grain ls account --limit 10 --target "$target"
 
 printf '\nThat was one node on %s. Next: %s dev, and README.md.\n' "$target" "$granary"

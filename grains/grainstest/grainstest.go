@@ -19,6 +19,26 @@
 // a clock: everything is decided by the suite. What one process cannot see (an order that is the same for a whole
 // process, another GOARCH) is for the scripts to catch: their expected output comes from another run.
 //
+// # Scripts
+//
+// A script is a file of directives. Each is a line, perhaps with input under it, then "----" and what must come out.
+// `go test -rewrite` writes the files anew; the diff is then to be read as a change of behaviour.
+//
+//	grain KEY
+//	    Goes on with a new grain of the kind; a file need not begin with this.
+//	event TYPE [at=TIME] [now=TIME] [from=KIND/KEY] [times=N]
+//	    Gives the grain an event of the type, whose JSON is the input. TIME is RFC 3339, or "+1h30m": that much after
+//	    the time before it. at is the event time (none if left out), now the journal time, from the grain that sent it.
+//	    times repeats the event, each with its own relative time. Prints what came of it (of the last, if repeated), its
+//	    effects, and the fields of the state that changed.
+//	query TYPE [now=TIME]
+//	    Puts a question of the type, whose JSON is the input, to the grain, and prints the answer. now is the time that it
+//	    is for the question; that of the last event if left out.
+//	state
+//	    Prints the whole state.
+//
+// At the end of a file, and before each "grain", all checks are run on the events so far.
+//
 // Invariant: the kit hands a kind its events in wire form and takes its states in wire form, as the runtime does, so
 // nothing passes here by staying in memory.
 package grainstest
@@ -45,8 +65,7 @@ type Suite struct {
 	Generate func(*rapid.T) []Event
 	// Questions are put to the kind's queries after each event, beside the empty question of each query.
 	Questions []proto.Message
-	// Scripts is a folder whose *.txt files are scripts (the comment on the script type says what they hold). Empty means
-	// none.
+	// Scripts is a folder whose *.txt files are scripts, in the form that the package comment tells. Empty means none.
 	Scripts string
 }
 

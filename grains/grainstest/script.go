@@ -13,23 +13,7 @@ import (
 	"github.com/granary-dev/granary/grains"
 )
 
-// script runs one file of directives. Each is a line, perhaps with input under it, then "----" and what must come out.
-// `go test -rewrite` writes the files anew; the diff is then to be read as a change of behaviour.
-//
-//	grain KEY
-//	    Goes on with a new grain of the kind. A file begins with one.
-//	event TYPE [at=TIME] [now=TIME] [from=KIND/KEY] [times=N]
-//	    Gives the grain an event of the type, whose JSON is the input. TIME is RFC 3339, or "+1h30m": that much after
-//	    the time before it. at is the event time (none if left out), now the journal time, from the grain that sent it.
-//	    times repeats the event, each with its own relative time. Prints what came of it (of the last, if repeated), its
-//	    effects, and the fields of the state that changed.
-//	query TYPE [now=TIME]
-//	    Puts a question of the type, whose JSON is the input, to the grain, and prints the answer. now is the time that it
-//	    is for the question; that of the last event if left out.
-//	state
-//	    Prints the whole state.
-//
-// At the end of a file, and before each "grain", all checks are run on the events so far.
+// script runs one file of directives; the package comment says what they are.
 type script struct {
 	suite  Suite
 	grain  *grain

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -166,9 +167,25 @@ func (a *app) showReply(what, typ string, msg *structpb.Struct) error {
 // askFailure says how to ask again without publishing again.
 func (n *nodeConn) askFailure(event *granaryv1.Event, err error) error {
 	f := n.callFailure("ask "+event.GetGrain(), err)
+	grain := shellQuote(event.GetGrain())
+	switch f.reason {
+	case "REJECTED":
+		f.next = "granary grain history " + grain
+	case deadLettered:
+		if seq, err := strconv.ParseUint(f.values["seq"], 10, 64); err == nil {
+			f.next = "granary deadletter show " + letterName{event.GetGrain(), seq}.arguments()
+		}
+	case "INVALID_PAYLOAD":
+		kind, _, _ := cutGrain(event.GetGrain())
+		f.next = "granary kind show " + shellQuote(kind)
+	}
 	switch f.code {
 	case codeName(int32(codes.DeadlineExceeded)), codeName(int32(codes.Unavailable)), codeName(int32(codes.ResourceExhausted)):
-		f.next = "ask again with --id " + shellQuote(event.GetId()) + ": the event does not count twice"
+		again := "ask again with --id " + shellQuote(event.GetId()) + ": the event does not count twice"
+		if f.exit == ExitUnreachable {
+			again = f.next + "; then " + again
+		}
+		f.next = again
 	}
 	return f
 }

@@ -69,6 +69,9 @@ func (n *nodeConn) letterFailure(asked string, l letterName, err error) *failure
 	switch f.reason {
 	case "NOT_OPEN":
 		f.next = "granary deadletter show " + l.arguments()
+		if seq, err := strconv.ParseUint(f.values["retried_as"], 10, 64); err == nil && f.values["outcome"] == "dead letter" {
+			f.next = "granary deadletter show " + letterName{l.grain, seq}.arguments()
+		}
 	case "NO_DEAD_LETTER":
 		f.next = "granary deadletter ls " + kind
 	case "NOT_RUNNABLE":

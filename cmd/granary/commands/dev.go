@@ -181,6 +181,8 @@ func startFailure(d *dev, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		next = "granary dev --listen 127.0.0.1:0 takes any port that is free; or stop what listens there"
+	case strings.Contains(err.Error(), "in use by another process"):
+		next = "stop the node that uses it, or give this one a folder of its own: granary dev --data-dir DIR"
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EROFS), errors.Is(err, os.ErrPermission):
 		next = "granary dev --data-dir DIR, with a folder that this user can write"
 	case errors.Is(err, context.Canceled):

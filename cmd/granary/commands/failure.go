@@ -91,6 +91,9 @@ func (f *failure) text(p paint) string {
 		b.WriteString("\n")
 	}
 	for _, field := range f.fields {
+		if strings.HasSuffix(f.problem, field.Field+": "+field.Problem) {
+			continue // the first line says it
+		}
 		fmt.Fprintf(&b, "  field %s: %s\n", plain(field.Field), plain(field.Problem))
 	}
 	if f.retryAfter != "" {

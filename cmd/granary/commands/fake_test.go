@@ -162,8 +162,9 @@ func (f *fakeNode) take(e *granaryv1.Event) *granaryv1.Result {
 		f.record(e, granaryv1.RecordOutcome_RECORD_OUTCOME_REJECTED, "amount must be positive")
 		return refused(refusal(codes.FailedPrecondition, "REJECTED", "amount must be positive", nil))
 	case strings.HasPrefix(e.GetId(), "die"):
-		f.record(e, deadOutcome, "the handler panicked: as told")
-		return refused(refusal(codes.Internal, "DEAD_LETTERED", "the event was dead-lettered, its turn failed: the handler panicked: as told", nil))
+		seq := f.record(e, deadOutcome, "the handler panicked: as told")
+		return refused(refusal(codes.Internal, "DEAD_LETTERED", "the event was dead-lettered, its turn failed: the handler panicked: as told",
+			map[string]string{"seq": fmt.Sprint(seq)}))
 	case strings.HasPrefix(e.GetId(), "unknown"):
 		return refused(refusal(codes.NotFound, "UNKNOWN_KIND", "there is no kind of this name", map[string]string{"kind": e.GetGrain()}))
 	case strings.HasPrefix(e.GetId(), "busy") && first, strings.HasPrefix(e.GetId(), "stuck"):

@@ -76,8 +76,10 @@ func (a *app) queryGrain(ctx context.Context, t *target, req *granaryv1.QueryReq
 		f := conn.callFailure("grain query "+req.GetGrain(), err)
 		kind, _, _ := cutGrain(req.GetGrain())
 		switch {
-		case f.reason == "UNKNOWN_QUERY":
+		case f.reason == "UNKNOWN_QUERY", f.reason == "INVALID_PAYLOAD":
 			f.next = "granary kind show " + shellQuote(kind)
+		case f.reason == "REJECTED":
+			f.next = "granary grain get " + shellQuote(req.GetGrain()) + " shows the state that was asked"
 		case f.code == codeName(int32(codes.OutOfRange)):
 			f.next = "granary grain history " + shellQuote(req.GetGrain()) + " --newest --limit 1"
 		}

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -212,6 +213,14 @@ func (t *tally) failure() error {
 	r := t.report
 	f := failed("", "publish: %s not published", several(r.Refused+r.Invalid, "event"))
 	f.next = "correct what the lines above name and publish again: what was published does not count twice"
+	isDead := func(p problemJSON) bool { return p.Reason == deadLettered }
+	switch hint := reasonHints[deadLettered]; {
+	case !slices.ContainsFunc(r.Problems, isDead):
+	case slices.ContainsFunc(r.Problems, func(p problemJSON) bool { return !isDead(p) }):
+		f.next += "; those with " + deadLettered + " are kept: " + hint
+	default:
+		f.next = hint
+	}
 	if t.app.format == formatJSON {
 		f.next = "see problems in the output"
 	}

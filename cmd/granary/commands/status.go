@@ -32,6 +32,34 @@ var hints = map[codes.Code]string{
 	codes.Aborted:            "try again",
 }
 
+// Reasons of the API: the turn of the event failed; no kind takes an event of that type.
+const (
+	deadLettered     = "DEAD_LETTERED"
+	unknownEventType = "UNKNOWN_EVENT_TYPE"
+)
+
+// reasonHints go before hints: what to type next for a reason of the API.
+var reasonHints = map[string]string{
+	deadLettered:       "granary deadletter ls shows what failed and why; correct the handler, then: granary deadletter retry",
+	"QUERY_FAILED":     "this is a fault of the kind's query: correct it, and start the new binary",
+	"LOGIC_MISSING":    "start a binary that has the logic that ran: a handler that computes something else needs a new version of its kind",
+	"INVALID_POSITION": "give --from as granary tail told it for the same stream or kind, or: --from beginning",
+}
+
+// hintFor is what to type next, as far as what a node said tells it.
+func hintFor(f *failure, c codes.Code) string {
+	if f.reason == unknownEventType {
+		if kind := f.values["kind"]; kind != "" {
+			return "granary kind show " + shellQuote(plain(kind))
+		}
+		return hints[codes.InvalidArgument]
+	}
+	if hint, ok := reasonHints[f.reason]; ok {
+		return hint
+	}
+	return hints[c]
+}
+
 // callFailure makes a failure of the error of a call. What was asked is said in a few words ("get account/42").
 func (n *nodeConn) callFailure(asked string, err error) *failure {
 	var f *failure
@@ -61,7 +89,7 @@ func (n *nodeConn) callFailure(asked string, err error) *failure {
 // statusFailure takes a google.rpc.Status apart. Its problem is the status' own message.
 func statusFailure(st *spb.Status) *failure {
 	c := codes.Code(st.GetCode())
-	f := &failure{exit: ExitFailed, problem: st.GetMessage(), code: codeName(st.GetCode()), next: hints[c]}
+	f := &failure{exit: ExitFailed, problem: st.GetMessage(), code: codeName(st.GetCode())}
 	for _, detail := range status.FromProto(st).Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
@@ -74,6 +102,7 @@ func statusFailure(st *spb.Status) *failure {
 			f.retryAfter = d.GetRetryDelay().AsDuration().String()
 		}
 	}
+	f.next = hintFor(f, c)
 	return f
 }
 

@@ -120,7 +120,11 @@ func (a *app) tail(ctx context.Context, t *target, source string, o *tail) error
 	case show.failed != nil:
 		return show.failed
 	case err != nil:
-		return conn.callFailure(asked, err)
+		f := conn.callFailure(asked, err)
+		if kind := req.GetKind(); kind != "" && f.reason == unknownEventType {
+			f.next = "granary kind show " + kind
+		}
+		return f
 	}
 	return nil
 }
