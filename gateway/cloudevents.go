@@ -29,11 +29,11 @@ const cloudEventsPath = "/v1/events"
 func (g *Gateway) cloudEvents(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.UnsupportedContent, Message: "events are sent by POST"})
+		refuse(asStatus{w, http.StatusMethodNotAllowed}, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.UnsupportedContent, Message: "events are sent by POST"})
 		return
 	}
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
-		refuse(w, answer.Invalid(answer.UnsupportedContent, "Content-Encoding", "%q is not supported; send the events as they are", answer.Text(coding, 64)))
+		refuse(asStatus{w, http.StatusUnsupportedMediaType}, answer.Invalid(answer.UnsupportedContent, "Content-Encoding", "%q is not supported; send the events as they are", answer.Text(coding, 64)))
 		return
 	}
 	if r.ContentLength > intake.MaxBytes {
@@ -59,7 +59,11 @@ func (g *Gateway) cloudEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	events, batched, err := cloudevents.FromHTTP(r.Header, body, intake.MaxEvents)
 	if err != nil {
-		refuse(w, malformedCloudEvent(err))
+		refusal := malformedCloudEvent(err)
+		if refusal.Reason == answer.UnsupportedContent {
+			w = asStatus{w, http.StatusUnsupportedMediaType}
+		}
+		refuse(w, refusal)
 		return
 	}
 	out, err := served(r.Context(), g, publishMethod, nil, &eventBatch{Request: intake.Request{Events: events, Bytes: len(body)}}, g.publish)
@@ -79,6 +83,15 @@ func (g *Gateway) cloudEvents(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(text)
 }
+
+// asStatus answers with a status of HTTP's own where that says more than the one that Connect has for a code.
+type asStatus struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader is of http.ResponseWriter.
+func (a asStatus) WriteHeader(int) { a.ResponseWriter.WriteHeader(a.status) }
 
 // malformedCloudEvent is the refusal of a request that holds no CloudEvents.
 func malformedCloudEvent(err error) *answer.Refusal {

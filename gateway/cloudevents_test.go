@@ -100,8 +100,8 @@ func TestCloudEventsRefused(t *testing.T) {
 		text   string
 	}{
 		{"not an event", one, `{"specversion":"1.0"}`, 400, codes.InvalidArgument, "MALFORMED_REQUEST", "id", "id: is missing"},
-		{"no mode", map[string]string{"Content-Type": "application/json"}, goodEvent, 400, codes.InvalidArgument, "UNSUPPORTED_CONTENT", "Content-Type", "no ce- headers"},
-		{"packed", map[string]string{"Content-Type": oneEvent, "Content-Encoding": "br"}, "x", 400, codes.InvalidArgument, "UNSUPPORTED_CONTENT", "Content-Encoding", `"br" is not supported`},
+		{"no mode", map[string]string{"Content-Type": "application/json"}, goodEvent, 415, codes.InvalidArgument, "UNSUPPORTED_CONTENT", "Content-Type", "no ce- headers"},
+		{"packed", map[string]string{"Content-Type": oneEvent, "Content-Encoding": "br"}, "x", 415, codes.InvalidArgument, "UNSUPPORTED_CONTENT", "Content-Encoding", `"br" is not supported`},
 		{"an empty batch", many, "[]", 400, codes.InvalidArgument, "EMPTY_BATCH", "events", "there are none"},
 		{"a large batch", many, "[" + strings.Repeat(goodEvent+",", 1000) + goodEvent + "]", 400, codes.InvalidArgument, "MALFORMED_REQUEST", "body", "more than 1000 events"},
 		{"a large event", one, strings.Replace(goodEvent, `"5"`, `"5`+strings.Repeat("5", 4<<20)+`"`, 1), 400, codes.InvalidArgument, "REQUEST_TOO_LARGE", "request", "more than 4194304 bytes"},
