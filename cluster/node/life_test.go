@@ -226,6 +226,9 @@ func TestPublishWhileClosing(t *testing.T) {
 // TestReadWhileClosing: the same holds for reads.
 func TestReadWhileClosing(t *testing.T) {
 	for range 30 {
+		if t.Failed() {
+			return
+		}
 		n := startWith(t, node.Options{FS: vfs.NewMem(), Shards: 1})
 		var wg sync.WaitGroup
 		for range 8 {
