@@ -113,8 +113,10 @@ func (c *clients) words() string {
 			return item + " big:150000"
 		}
 		return "!" + strings.Repeat("-", 20_000) // long to journal, and no longer state
-	case 11, 12, 13, 14:
+	case 11, 12, 13:
 		return item + " " + c.remind(item)
+	case 14:
+		return fmt.Sprintf("%s %s until:%d", item, c.remind(item), rapid.IntRange(1, 3).Draw(c.t, "until")) // its retry sets a reminder
 	case 16, 17:
 		return fmt.Sprintf("%s cancel:%d.%d", item, rapid.IntRange(1, 12).Draw(c.t, "seq"), rapid.IntRange(0, 2).Draw(c.t, "effect"))
 	case 15:
@@ -126,7 +128,7 @@ func (c *clients) words() string {
 // remind draws a word that sets a reminder, whose turn may fail, be refused, send, or set another.
 func (c *clients) remind(item string) string {
 	what := rapid.SampledFrom([]string{"+r" + item[1:], "+r" + item[1:], "!no", "fail", "panic", fmt.Sprintf(">%s:+r%s", c.key(), item[1:]),
-		"in:50:+rr" + item[1:], "cancel:2.0", "big:150000"}).Draw(c.t, "reminder")
+		"in:50:+rr" + item[1:], "cancel:2.0", "big:150000", "until:3", "until:2;in:20:+ru" + item[1:]}).Draw(c.t, "reminder")
 	switch rapid.IntRange(0, 5).Draw(c.t, "when") {
 	case 0:
 		return "at:1000:" + what

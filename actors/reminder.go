@@ -29,6 +29,8 @@ type reminders struct {
 	flying int
 	// stuck are those whose grain cannot be loaded. They are tried again by the next leader.
 	stuck map[string]bool
+	// full: there are so many of them that no more fire until somebody else leads.
+	full bool
 	// due: some may be, and are looked for at the next Idle, behind the last one that was met.
 	due    bool
 	behind *persistence.Timer
@@ -45,7 +47,7 @@ func (s *Shard) clock(now int64) int64 { return max(now, s.time) }
 
 // tickReminders looks whether any may be due. Where none is, it costs nothing.
 func (s *Shard) tickReminders(now int64) {
-	if s.leading && s.index.NextDue() <= s.clock(now) {
+	if s.leading && !s.reminders.full && s.index.NextDue() <= s.clock(now) {
 		s.reminders.due, s.reminders.behind = true, nil
 	}
 }
@@ -73,6 +75,10 @@ func (s *Shard) fireSome(now int64, fx *Effects) error {
 			if err := s.fire(now, t, fx); err != nil {
 				return err
 			}
+			if r.full {
+				r.due = false
+				return nil
+			}
 		}
 		r.behind = t
 	}
@@ -92,7 +98,8 @@ func (s *Shard) fire(now int64, t *persistence.Timer, fx *Effects) error {
 	kindName, key := persistence.CutGrain(t.Grain)
 	event, payload, err := s.index.TimerEvent(t)
 	if err != nil {
-		return s.holdBack(t, err, fx)
+		s.holdBack(t, err, fx)
+		return nil
 	}
 	s.rec = entry.Record{Event: event, Payload: payload, Timer: t.ID, Time: s.advance(now, 0)}
 	why := ""
@@ -109,7 +116,8 @@ func (s *Shard) fire(now int64, t *persistence.Timer, fx *Effects) error {
 		} else {
 			a, err := s.activate(kind, key)
 			if err != nil {
-				return s.holdBack(t, err, fx)
+				s.holdBack(t, err, fx)
+				return nil
 			}
 			if _, err := s.turn(a, e, msg, grains.Ref{}, fx); err != nil {
 				return fmt.Errorf("shard %d: %s/%s: reminder %d: %w", s.cfg.Shard, kindName, key, t.ID, err)
@@ -118,7 +126,8 @@ func (s *Shard) fire(now int64, t *persistence.Timer, fx *Effects) error {
 	}
 	if why != "" {
 		if err := s.deadLetter(&Sent{Kind: kindName, Key: []byte(key)}, kind, why, fx); err != nil {
-			return s.holdBack(t, err, fx)
+			s.holdBack(t, err, fx)
+			return nil
 		}
 	}
 	s.Stats.Reminders++
@@ -126,10 +135,11 @@ func (s *Shard) fire(now int64, t *persistence.Timer, fx *Effects) error {
 	return nil
 }
 
-// holdBack leaves a reminder pending until somebody else leads.
-func (s *Shard) holdBack(t *persistence.Timer, why error, fx *Effects) error {
+// holdBack leaves a reminder pending until somebody else leads; where too many are, all that are due.
+func (s *Shard) holdBack(t *persistence.Timer, why error, fx *Effects) {
 	if len(s.reminders.stuck) >= maxStuck {
-		return fmt.Errorf("more than %d reminders cannot fire: %w", maxStuck, why)
+		s.reminders.full = true
+		why = fmt.Errorf("more than %d reminders of this shard cannot fire, so that none does any more: %w", maxStuck, why)
 	}
 	if s.reminders.stuck == nil {
 		s.reminders.stuck = map[string]bool{}
@@ -137,7 +147,6 @@ func (s *Shard) holdBack(t *persistence.Timer, why error, fx *Effects) error {
 	s.reminders.stuck[t.Name()] = true
 	kind, key := persistence.CutGrain(t.Grain)
 	fx.HeldBack = append(fx.HeldBack, HeldBack{Kind: kind, Key: key, Reminder: t.ID, Due: t.Due, Why: why})
-	return nil
 }
 
 // claim notes that the record just appended fires or cancels a reminder.

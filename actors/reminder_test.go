@@ -169,3 +169,50 @@ func TestManyRemindersAtOnce(t *testing.T) {
 	}
 	w.checkReminders()
 }
+
+// TestTooManyAreHeldBack: a grain that cannot be loaded and has more reminders than are kept note of costs the shard its
+// reminders, until somebody else leads, and nothing else.
+func TestTooManyAreHeldBack(t *testing.T) {
+	const turns, each = 6, 700
+	w := newWorld(t, 1, 1<<20, 1000, 100)
+	defer w.close()
+	r := w.shards[0]
+	r.lead()
+	for range turns {
+		w.setReminders(1, "+a"+strings.Repeat(" in:10:!", each))
+	}
+	right := w.catalog
+	var err error
+	if w.catalog, err = grains.NewCatalog(grains.Kind[*wrapperspb.StringValue]{Name: "book", Version: 1,
+		Handlers: grains.Handlers[*wrapperspb.StringValue]{grains.On(func(t *grains.Turn, s, e *wrapperspb.StringValue) error {
+			if t.Key() == "k0" {
+				return nil
+			}
+			return bookTurn(1, t, s, e)
+		})}}.MustDefine()); err != nil {
+		t.Fatal(err)
+	}
+	r.crash(0)
+	r.lead()
+	w.now += 100_000
+	r.step(actors.Tick{})
+	for range 100 {
+		r.idle()
+	}
+	if r.failed != nil {
+		t.Fatalf("the shard failed: %v", r.failed)
+	}
+	w.publish(&actors.Batch{Events: []actors.Event{w.event("k1", "+b", "")}})
+	w.settle()
+	if r.model.seq("book/k1") != 1 {
+		t.Error("another grain takes no events")
+	}
+	w.catalog = right
+	r.crash(0)
+	r.lead()
+	w.settle()
+	if got := r.model.seq("book/k0"); got != turns+turns*each {
+		t.Errorf("with the right logic k0 has %d records", got)
+	}
+	w.checkReminders()
+}

@@ -131,7 +131,7 @@ func (l *life) waits(in any) bool {
 	switch in.(type) {
 	case *actors.Inbound:
 		return true
-	case *actors.Batch, *actors.Read:
+	case *actors.Batch, *actors.Read, *actors.Settle, actors.GiveUp, actors.GiveUpRead: // the last two stay behind what they are about
 		return l.before != nil
 	}
 	return false

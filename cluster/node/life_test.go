@@ -223,6 +223,39 @@ func TestPublishWhileClosing(t *testing.T) {
 	}
 }
 
+// TestReadWhileClosing: the same holds for reads.
+func TestReadWhileClosing(t *testing.T) {
+	for range 30 {
+		if t.Failed() {
+			return
+		}
+		n := startWith(t, node.Options{FS: vfs.NewMem(), Shards: 1})
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for {
+					done := make(chan struct{})
+					err := n.Read(1, &actors.Read{List: &actors.List{Kind: "account", Limit: 1}, Done: func(*actors.Read) { close(done) }})
+					if errors.Is(err, routing.ErrStopping) {
+						return
+					}
+					select {
+					case <-done:
+					case <-time.After(patience):
+						t.Error("no answer")
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	}
+}
+
 // TestDrainGivesUp: a drain that cannot end ends with its context.
 func TestDrainGivesUp(t *testing.T) {
 	fs := newSlow(vfs.NewMem())

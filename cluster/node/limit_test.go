@@ -50,6 +50,10 @@ func newTrap(t testing.TB) *trap {
 				u.Send(to, wrapperspb.String("hang"))
 			case "reject":
 				return grains.Reject("no")
+			case "defer":
+				u.Defer()
+			case "remind":
+				u.After(time.Millisecond, wrapperspb.String("hang"))
 			}
 			s.Value++
 			return nil

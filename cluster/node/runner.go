@@ -76,8 +76,13 @@ func (r *runner) ask(in any) error {
 		return routing.ErrOverloaded
 	}
 	r.reads++
+	r.queue = append(r.queue, in) // under the same lock: behind close nobody would answer it
+	wake := r.sleeping
+	r.sleeping = false
 	r.mu.Unlock()
-	r.post(in)
+	if wake {
+		r.wake <- struct{}{}
+	}
 	return nil
 }
 

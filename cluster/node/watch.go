@@ -104,7 +104,7 @@ func (l *life) rest() (rest []any) {
 				continue
 			}
 			rest = append(rest, in)
-		case *actors.Inbound, *quietly:
+		case *actors.Inbound, *actors.Settle, actors.GiveUp, actors.GiveUpRead, *quietly:
 			rest = append(rest, in)
 		}
 	}
