@@ -43,6 +43,7 @@ type node struct {
 	work   []work
 	due    bool // a round of the commit loop is on its way
 	conns  []*conn
+	calls  []*subscribeCall
 	fatal  string // what the store said when it could not go on
 }
 
@@ -58,6 +59,8 @@ type shard struct {
 	node       *node
 	id         uint64
 	machine    *actors.Shard
+	index      *persistence.Index
+	log        *persistence.Log
 	queue      []any
 	queued     int
 	due        bool
@@ -103,6 +106,7 @@ func (w *world) startNode(id int, disk *Disk) (*node, error) {
 			s.failed = err
 			continue
 		}
+		s.index, s.log = index, log
 		s.machine = actors.NewShard(actors.Config{Shard: s.id, Shards: uint64(n.table.Len()), Catalog: w.catalog, Index: index, System: n.system,
 			Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
 			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains, Flights: w.flights})
@@ -365,7 +369,10 @@ func (n *node) bury() {
 	for _, c := range n.conns {
 		c.cut()
 	}
-	n.conns = nil
+	for _, c := range n.calls {
+		c.cut()
+	}
+	n.conns, n.calls = nil, nil
 	n.system.Shutdown()
 	if n.fatal == "" {
 		_ = n.loop.Close()

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/gateway/subscription"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/loadtest/judge"
 	"github.com/granary-dev/granary/loadtest/workload"
@@ -142,7 +143,7 @@ func Run(t *testing.T, o Options) *Report {
 		w.o.Faults = drawFaults(w.rnd)
 	}
 	w.install(o.Catalog)
-	w.workload = workload.New(workload.Options{Seed: o.Seed, Clients: o.Clients})
+	w.workload = workload.New(workload.Options{Seed: o.Seed, Clients: o.Clients, More: true})
 	w.hash.Reset()
 	cryptotest.SetGlobalRandom(t, o.Seed)
 	synctest.Test(t, func(*testing.T) { w.run() })
@@ -169,23 +170,50 @@ func (w *world) run() {
 		}
 		w.works(i)
 	}
+	w.subscribers = append(w.subscribers, w.newSubscriber(subscription.Config{Kind: workload.Kind}), w.newSubscriber(subscription.Config{Stream: announcements}))
 	w.trouble()
 	w.until(w.o.Virtual, never)
 	w.until(4*w.o.Virtual, func() bool {
 		return w.acked >= w.enough() && w.report.Crashes > 0 && len(w.report.Faults) >= 3
 	})
 	w.heal()
-	// what has no outcome gets one, and what is on its way arrives
-	end := w.now + time.Minute
-	w.until(end, w.settled)
-	if w.over {
-		return
+	if w.settle() && w.askAgain() {
+		w.finish()
 	}
-	if !w.settled() {
-		w.fail("no progress: a minute after all was healed, %s", w.unsettled())
-		return
+}
+
+// settle waits until what has no outcome has one, and what is on its way has arrived.
+func (w *world) settle() bool {
+	w.until(w.now+time.Minute, w.settled)
+	if !w.over && !w.settled() {
+		w.fail("no progress: after a minute without faults, %s", w.unsettled())
 	}
-	w.finish()
+	return !w.over
+}
+
+// askAgain puts all questions again that may have been taken. The reply is the one that is there already.
+func (w *world) askAgain() bool {
+	asked := map[uint64]bool{}
+	var again []workload.Operation
+	for _, r := range w.history.Records() {
+		if r.Action == workload.Ask && r.Outcome != workload.Failed && !asked[r.Value] {
+			asked[r.Value] = true
+			again = append(again, r.Operation)
+		}
+	}
+	left := len(again)
+	for _, op := range again {
+		op.Repeat = true
+		w.after(w.between(0, time.Second), func() {
+			w.askOnce(op, patience, func(outcome workload.Outcome, _ *actors.Result) {
+				if left--; outcome != workload.OK {
+					w.fail("%s of %s has no reply although all was healed and settled", &op, op.Key)
+				}
+			})
+		})
+	}
+	w.until(w.now+10*time.Second, func() bool { return left == 0 })
+	return !w.over && w.settle()
 }
 
 func never() bool { return false }
@@ -310,6 +338,10 @@ func (w *world) finish() {
 	if w.over {
 		return
 	}
+	feeds := w.hear()
+	if w.over {
+		return
+	}
 	for i, n := range w.nodes {
 		w.nodes[i] = nil
 		if err := n.close(); err != nil {
@@ -323,7 +355,7 @@ func (w *world) finish() {
 			w.fail("verify: %v", err)
 		}
 	}
-	w.judge(final)
+	w.judge(final, feeds)
 }
 
 // readBack reads the probes that were ever written to.
@@ -347,7 +379,8 @@ func (w *world) readBack() judge.Final {
 				return
 			}
 			probe := w.decode(get.State)
-			final[key] = judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance()}
+			final[key] = judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance(),
+				Questions: probe.GetQuestions(), Replies: probe.GetReplies()}
 		})
 	}
 	w.until(w.now+time.Minute, func() bool { return left == 0 })
@@ -358,8 +391,8 @@ func (w *world) readBack() judge.Final {
 }
 
 // judge holds what clients saw against what is there.
-func (w *world) judge(final judge.Final) {
-	for _, v := range judge.Check(&w.history, final) {
+func (w *world) judge(final judge.Final, feeds []judge.Feed) {
+	for _, v := range append(judge.Check(&w.history, final), judge.CheckFeeds(&w.history, feeds)...) {
 		w.fail("%v", v)
 		if v.Key != "" && len(w.report.Violations) == 1 {
 			w.report.Story = w.history.Timeline(v.Key)

@@ -45,9 +45,10 @@ type world struct {
 	// planned is the crash that comes at one of the next syncs of the log.
 	planned *plannedCrash
 	// ambush waits for a read of what is not committed yet, and plans a crash then
-	ambush  bool
-	flipped *Flip // on the disk, and not found yet
-	clients []client
+	ambush      bool
+	flipped     *Flip // on the disk, and not found yet
+	clients     []client
+	subscribers []*subscriber
 
 	catalog  *grains.Catalog // of the binary that nodes start with
 	raises   int             // how many newer ones came
