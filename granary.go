@@ -17,6 +17,7 @@ import (
 
 	"github.com/granary-dev/granary/cluster/node"
 	"github.com/granary-dev/granary/cmd/granary/commands"
+	"github.com/granary-dev/granary/cmd/granary/supervise"
 	"github.com/granary-dev/granary/gateway"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence/verify"
@@ -44,6 +45,11 @@ func Main(kinds ...*grains.Definition) {
 	// Room for two: the second signal must not be lost while the first is handled.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	child, err := supervise.FromEnvironment(func() { os.Exit(commands.ExitFailed) })
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "error: this process was started as the child of another: %v\n", err)
+		os.Exit(commands.ExitFailed)
+	}
 	executable, err := os.Executable()
 	if err != nil { // the program's file is gone; what would start it runs in this process
 		executable = ""
@@ -57,6 +63,7 @@ func Main(kinds ...*grains.Definition) {
 		Signals:    signals,
 		Exit:       os.Exit,
 		Executable: executable,
+		Supervised: child,
 		Catalog:    catalog,
 		StartNode:  startNode,
 		Verify:     verify.Run,
@@ -87,8 +94,9 @@ func startNode(ctx context.Context, o commands.NodeOptions) (commands.Node, erro
 	}
 	return node.Serve(ctx, node.ProcessOptions{
 		Limits:   l,
-		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, Logger: o.Logger},
+		Options:  node.Options{DataDir: o.DataDir, Catalog: o.Catalog, Shards: o.Shards, MemoryBudget: o.Memory, TurnLimit: o.TurnLimit, Logger: o.Logger},
 		Listen:   o.Listen,
+		Listener: o.Listener,
 		Metrics:  o.Metrics,
 		Profiles: o.Profiles,
 	})

@@ -20,6 +20,7 @@ type activation struct {
 	kind     *grains.Definition // nil: only the head is known (an event for a kind that is not there)
 	name     grains.Ref
 	keyBytes []byte
+	hash     uint64 // of the name; 0: see identity
 	state    proto.Message
 
 	seq, last uint64 // of the last record, and the index of its entry

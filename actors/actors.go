@@ -101,6 +101,8 @@ type Effects struct {
 	// Batches and Reads that are done.
 	Batches []*Batch
 	Reads   []*Read
+	// Settles that are done.
+	Settles []*Settle
 	// Sends for other shards, or this one.
 	Sends []*Inbound
 	// Acks for other shards, or this one.
@@ -113,6 +115,8 @@ type Effects struct {
 	Unfit *Unfit
 	// Cuts that came to their end.
 	Cuts []Cut
+	// Unrun are condemned events that are dead-lettered now, and so condemned no more.
+	Unrun []Identity
 	// Again asks for another Idle soon: there is more to do than one step should.
 	Again bool
 }
@@ -130,9 +134,10 @@ func (fx *Effects) Reset() {
 	clear(fx.Proposals)
 	clear(fx.Batches)
 	clear(fx.Reads)
+	clear(fx.Settles)
 	clear(fx.Sends)
 	clear(fx.Acks)
-	*fx = Effects{Proposals: fx.Proposals[:0], Batches: fx.Batches[:0], Reads: fx.Reads[:0], Sends: fx.Sends[:0], Acks: fx.Acks[:0]}
+	*fx = Effects{Proposals: fx.Proposals[:0], Batches: fx.Batches[:0], Reads: fx.Reads[:0], Settles: fx.Settles[:0], Sends: fx.Sends[:0], Acks: fx.Acks[:0]}
 }
 
 // failure is an error with the outcome that callers are told.

@@ -22,13 +22,16 @@ const (
 	OutOfRange                  // a read names a moment that is not there
 	Corrupt                     // stored bytes are not what was written; not served
 	LogicMissing                // the journal needs a version of the kind's logic that this binary lacks
+	NotFound                    // there is no such dead letter
+	NotOpen                     // the dead letter is settled
+	Unrunnable                  // this binary cannot run the event of the dead letter
 	Fenced                      // the producer has a newer epoch
 	Gap                         // the batch does not follow what the shard has of this producer
 	Unavailable                 // leadership was lost or is not there yet
 	Overloaded                  // too much is waiting
 )
 
-var outcomeNames = [...]string{"folded", "rejected", "dead-lettered", "conflict", "out of range", "corrupt", "logic missing",
+var outcomeNames = [...]string{"folded", "rejected", "dead-lettered", "conflict", "out of range", "corrupt", "logic missing", "not found", "not open", "unrunnable",
 	"fenced", "gap", "unavailable", "overloaded"}
 
 // String is the outcome in words.
@@ -121,10 +124,12 @@ type Read struct {
 	// Stale skips the confirmation of leadership.
 	Stale bool
 	// One of these is set.
-	Get     *Get
-	History *History
-	List    *List
-	Tail    *Tail
+	Get         *Get
+	History     *History
+	List        *List
+	Tail        *Tail
+	DeadLetter  *DeadLetter
+	DeadLetters *DeadLetters
 	// Failed is the outcome when the read failed, Folded otherwise. Why says it in words. Lack is what is missing, for a
 	// LogicMissing that is for want of a version: the first of it if it keeps the shard from leading, or what this grain
 	// needs; nil otherwise.
@@ -134,9 +139,10 @@ type Read struct {
 	// Done is called once. It must not block.
 	Done func(*Read)
 
-	wait  uint64 // index that must be committed first
-	token uint64 // confirmation that must have come
-	slot  int    // place among the tails, from 1; see Shard.tails
+	wait   uint64  // index that must be committed first
+	token  uint64  // confirmation that must have come
+	slot   int     // place among the tails, from 1; see Shard.tails
+	settle *Settle // that is to be refused, if this is its read
 }
 
 // Get asks for the state of a grain.

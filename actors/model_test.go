@@ -32,6 +32,8 @@ import (
 //	defer2:key   the same, but send the word twice: the second answer must not count
 //	defer        leave the reply to nobody
 //	answer:TOKEN:text  answer the event of that token
+//	needs:item   fail, unless the item is written down
+//	until:n      fail, in versions below n
 //	!reason      refuse the event; the first word only
 //	fail, panic  write "broken" down and fail
 //
@@ -53,6 +55,14 @@ func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 				panic("as told")
 			}
 			return errors.New("as told")
+		case strings.HasPrefix(word, "needs:"):
+			if !strings.Contains(" "+s.Value, " "+word[6:]+" ") {
+				return errors.New("it " + word)
+			}
+		case strings.HasPrefix(word, "until:"):
+			if n, _ := strconv.Atoi(word[6:]); version < n {
+				return errors.New("broken " + word)
+			}
 		case word[0] == '>':
 			to, words, _ := strings.Cut(word[1:], ":")
 			if !strings.Contains(to, "/") {
@@ -138,6 +148,7 @@ type model struct {
 	covered   map[string]uint64 // by grain: seq of its last snapshot
 	logic     uint32            // of books, at least, since the last logic change
 	answers   map[string]string // by grain and seq: the text of the answer that counts
+	letters   map[string]*modelLetter
 }
 
 type modelRecord struct {
@@ -155,6 +166,7 @@ type modelRecord struct {
 	cause    persistence.Mark
 	reply    string // its own
 	deferred bool
+	retryOf  string // seq of the dead letter that it is the second run of
 }
 
 // modelSend is a send, or a defer, which is to nobody.
@@ -177,7 +189,8 @@ type modelProducer struct{ epoch, watermark uint64 }
 
 func newModel(shard uint64) *model {
 	return &model{shard: shard, grains: map[string][]modelRecord{}, inbox: map[uint64]persistence.Mark{},
-		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}, answers: map[string]string{}}
+		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}, answers: map[string]string{},
+		letters: map[string]*modelLetter{}}
 }
 
 // tail are the versions that made the records behind a grain's last snapshot.
@@ -252,6 +265,8 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		p.epoch = rec.Epoch
 		m.producers[rec.Producer] = p
 		return nil
+	case entry.Settlement:
+		return m.letter(index, rec)
 	case entry.Expiry:
 		delete(m.producers, rec.Producer)
 		return nil
@@ -283,6 +298,14 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	}
 	mr := modelRecord{seq: rec.Seq, logic: rec.Logic, typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
 		payload: string(rec.Payload), reason: string(rec.Reason), id: string(rec.ID), producer: rec.Producer, sequence: rec.Sequence}
+	if rec.Sender.Kind != "" {
+		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
+	}
+	for _, h := range rec.Headers {
+		if string(h.Name) == actors.RetryHeader {
+			mr.retryOf = string(h.Value)
+		}
+	}
 	switch {
 	case rec.Sequence != 0:
 		p := m.producers[rec.Producer]
@@ -291,8 +314,7 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		}
 		p.watermark = rec.Sequence
 		m.producers[rec.Producer] = p
-	case rec.Sender.Kind != "":
-		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
+	case rec.Sender.Kind != "" && !rec.Cause.IsZero():
 		var err error
 		if mr.cause, err = m.takenIn(name, "", rec); err != nil {
 			return err
@@ -310,6 +332,11 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	}
 	mr.deferred = slices.Contains(want, modelDefer)
 	m.grains[name] = append(m.grains[name], mr)
+	if rec.Type == entry.DeadLetter {
+		if err := m.letter(index, rec); err != nil {
+			return err
+		}
+	}
 	if reply := replyText(rec.Reply); reply != mr.reply {
 		return fmt.Errorf("%s seq %d replies %q, its turn %q", name, rec.Seq, reply, mr.reply)
 	}
@@ -494,6 +521,11 @@ func (w *world) checkAnswered() {
 	for b, answered := range w.batches {
 		if !answered {
 			w.t.Fatalf("a batch waits for ever: %+v", b.(*actors.Batch).Events[0])
+		}
+	}
+	for in, answered := range w.settles {
+		if !answered {
+			w.t.Fatalf("a settlement waits for ever: %+v", in)
 		}
 	}
 	for rd, answered := range w.reads {

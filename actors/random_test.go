@@ -58,6 +58,7 @@ func TestRandom(t *testing.T) {
 		w.checkAnswered()
 		w.checkSends()
 		w.checkStates()
+		w.checkOpen()
 		c.checkOnce()
 	})
 }
@@ -102,6 +103,10 @@ func (c *clients) words() string {
 		return fmt.Sprintf("%s >ghost/x:+x >deaf/y@%d:+y >%s:fail", item, len(c.w.shards), c.key())
 	case 7:
 		return item + " now from"
+	case 9:
+		return fmt.Sprintf("%s needs:%d until:%d >%s:+u%s", item, rapid.IntRange(0, c.ids).Draw(c.t, "needs"), rapid.IntRange(1, 3).Draw(c.t, "until"), c.key(), item[1:])
+	case 10:
+		return fmt.Sprintf("%s >%s:+v%s;needs:%d;from", item, c.key(), item[1:], rapid.IntRange(0, c.ids).Draw(c.t, "needs"))
 	case 8:
 		if rapid.IntRange(0, 9).Draw(c.t, "large") == 0 {
 			return item + " big:150000"
@@ -124,7 +129,7 @@ func (c *clients) producer() *testProducer {
 // act draws one thing that happens.
 func (c *clients) act() {
 	w, t := c.w, c.t
-	switch rapid.IntRange(0, 39).Draw(t, "act") {
+	switch rapid.IntRange(0, 41).Draw(t, "act") {
 	case 0, 1, 2, 3:
 		c.publish()
 	case 4:
@@ -195,6 +200,8 @@ func (c *clients) act() {
 		c.askAgain()
 	case 36:
 		c.giveUp()
+	case 37, 38:
+		c.settle()
 	default:
 		c.read()
 	}

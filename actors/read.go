@@ -76,11 +76,19 @@ func (s *Shard) answer(fx *Effects) {
 			err = s.history(r.History)
 		case r.List != nil:
 			err = s.list(r.List)
+		case r.DeadLetters != nil:
+			err = s.readLetters(r.DeadLetters)
+		case r.DeadLetter != nil:
+			err = s.readLetter(r.DeadLetter)
 		case r.Get.AtSeq != 0 || r.Get.AtTime != 0:
 			err = s.getPast(r.Get)
 		}
 		if err != nil {
 			s.failRead(r, err, fx)
+			continue
+		}
+		if r.settle != nil {
+			s.unsettled(r.settle, r.DeadLetter, fx)
 			continue
 		}
 		fx.Reads = append(fx.Reads, r)
@@ -90,6 +98,10 @@ func (s *Shard) answer(fx *Effects) {
 }
 
 func (s *Shard) failRead(r *Read, err error, fx *Effects) {
+	if r.settle != nil {
+		s.failSettle(r.settle, err, fx)
+		return
+	}
 	r.Failed, r.Why, r.Lack = outcomeOf(err), err.Error(), lackOf(err)
 	fx.Reads = append(fx.Reads, r)
 }

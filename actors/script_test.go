@@ -182,6 +182,13 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 			return b.String()
 		})
 	},
+	// retry NAME key [seq=] [busy], and drop: settles a dead letter. busy: no Idle.
+	"retry": (*script).settle,
+	"drop":  (*script).settle,
+	// dead NAME [kind=] [prefix=] [limit=]: lists the open dead letters of a shard.
+	"dead": (*script).letters,
+	// letter NAME key [seq=]: reads a dead letter.
+	"letter": (*script).letter,
 	// commit [n=] [busy]: the first n proposed entries are committed; all by default. busy: no Idle.
 	"commit": func(s *script, t *testing.T, d *datadriven.TestData) {
 		r := s.shard(t, d)
@@ -314,6 +321,7 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		s.w.settle()
 		s.w.checkSends()
 		s.w.checkStates()
+		s.w.checkOpen()
 		s.w.checkAnswered()
 		s.w.trace = trace
 	},
@@ -493,6 +501,8 @@ func record(r *entry.Record) string {
 		return fmt.Sprintf("expiry %s", r.Producer)
 	case entry.LogicChange:
 		return fmt.Sprintf("logic change %s to version %d", r.Kind, r.Logic)
+	case entry.Settlement:
+		return fmt.Sprintf("settlement %s/%s #%d: %s", r.Kind, r.Key, r.Seq, r.Reason)
 	case entry.Snapshot:
 		return fmt.Sprintf("snapshot %s/%s #%d, %d of %d, %d bytes", r.Kind, r.Key, r.Seq, r.Snapshot.Chunk, r.Snapshot.Chunks, len(r.Payload)) + byVersion(r)
 	}

@@ -66,6 +66,9 @@ type Config struct {
 	CutGrains int
 	// Flights are how many entries may be under way while they are small; 4 by default.
 	Flights int
+	// Watch is told of each turn; may be nil. Condemned are events whose turns are not to run; nil with Watch.
+	Watch     Watch
+	Condemned *Condemned
 }
 
 // Shard is the machine of one shard. See the package documentation.
@@ -88,6 +91,7 @@ type Shard struct {
 	producers map[string]*producer
 	inbox     map[uint64]persistence.Mark
 	ids       map[uint64]persistence.Known      // of flights and the open entry
+	settling  map[letterName]bool               // dead letters settled in flights and the open entry
 	grains    map[string]map[string]*activation // by kind and key
 	resident  int                               // number of them
 	lru       activation                        // ring; lru.prev is the least recently used
@@ -148,6 +152,7 @@ type flight struct {
 	data    []byte
 	batches []*Batch
 	acks    []*Ack
+	settles []*Settle
 	ids     []uint64
 	answers []asked
 }
@@ -184,12 +189,14 @@ func (s *Shard) forget() {
 	s.producers = map[string]*producer{}
 	s.inbox = map[uint64]persistence.Mark{}
 	s.ids = map[uint64]persistence.Known{}
+	s.settling = map[letterName]bool{}
 	s.open, s.flights, s.pending = flight{}, nil, 0
 	s.builder.Reset(0)
 	s.outbox = outbox{}
 	s.asks = newAsks()
 	s.cuts, s.examining, s.unfit = nil, false, nil
 	s.leading, s.asked = false, false
+	s.cfg.Condemned.lost()
 }
 
 // Leading tells whether the shard takes events.
@@ -208,7 +215,8 @@ func (s *Shard) Quiet() bool {
 func (s *Shard) Activations() (n int, bytes int64) { return s.resident, s.memory }
 
 // Step lets the machine take one input at a time (Unix microseconds) and appends what it wants done to fx. Inputs are
-// *Batch, GiveUp, *Read, GiveUpRead, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends the shard: it can neither
+// *Batch, GiveUp, *Read, GiveUpRead, *Settle, *Inbound, *Ack, *Committed, Lead, Lost, Confirmed, Idle and Tick. An error ends
+// the shard: it can neither
 // lead nor follow any more.
 func (s *Shard) Step(now int64, input any, fx *Effects) error {
 	switch in := input.(type) {
@@ -232,6 +240,8 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		s.giveUp(in.Batch, fx)
 	case GiveUpRead:
 		s.giveUpRead(in.Read, fx)
+	case *Settle:
+		s.settle(now, in, fx)
 	case *Ack:
 		s.outbox.ack(s, in, now)
 	case Idle:
@@ -308,10 +318,10 @@ func (s *Shard) lose(fx *Effects) {
 			a.Refused, a.Mark = true, s.index.Inbox(a.Lineage)
 			fx.Acks = append(fx.Acks, a)
 		}
+		s.loseSettles(&f, fx)
 	}
 	for _, r := range s.reads {
-		r.Failed, r.Why = Unavailable, "the shard lost its leader before the read could be confirmed"
-		fx.Reads = append(fx.Reads, r)
+		s.failRead(r, failf(Unavailable, "the shard lost its leader before the read could be confirmed"), fx)
 	}
 	s.reads = nil
 	s.loseAsks(fx)
@@ -460,6 +470,7 @@ func (s *Shard) startOver(fx *Effects) {
 // land answers those who waited for an entry.
 func (s *Shard) land(f *flight, fx *Effects) {
 	s.pending -= len(f.data)
+	fx.Unrun = s.cfg.Condemned.landed(f.index, fx.Unrun)
 	for _, h := range f.ids {
 		if s.ids[h].Index == f.index {
 			delete(s.ids, h)
@@ -472,7 +483,11 @@ func (s *Shard) land(f *flight, fx *Effects) {
 		s.finish(b, fx)
 	}
 	fx.Acks = append(fx.Acks, f.acks...)
+	s.landSettles(f, fx)
 }
+
+// OpenDeadLetters is the number of committed dead letters that nobody retried or dropped.
+func (s *Shard) OpenDeadLetters() int { return s.index.OpenDeadLetters() }
 
 // checkpoint writes the derived keys when enough was applied, or when it is forced.
 func (s *Shard) checkpoint(force bool) error {

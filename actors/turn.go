@@ -19,6 +19,7 @@ type turnMessage struct {
 	in         grains.Input
 	message    proto.Message
 	runner     *grains.Runner
+	watch      Watch
 
 	outcome grains.Outcome
 	handled bool
@@ -28,14 +29,21 @@ type turnMessage struct {
 // sees it: it would drop the message, and those who wait for its outcome would hang.
 func (a *activation) Receive(ctx actor.Context) {
 	if m, ok := ctx.Message().(*turnMessage); ok {
-		m.outcome = m.runner.Run(m.event, m.in, a.state, m.message)
+		out := m.runner.Run(m.event, m.in, a.state, m.message)
+		if m.watch != nil {
+			m.watch.End() // it may not return; nothing of the shard is touched before it does
+		}
+		m.outcome = out
 		m.handled = true
 	}
 }
 
 // run sends one turn through the activation's mailbox; it runs inline.
 func (s *Shard) run(a *activation, e *grains.EventType, in grains.Input, msg proto.Message) grains.Outcome {
-	s.message = turnMessage{activation: a, event: e, in: in, message: msg, runner: &s.runner}
+	s.message = turnMessage{activation: a, event: e, in: in, message: msg, runner: &s.runner, watch: s.cfg.Watch}
+	if err := s.beginTurn(a, e); err != nil { // last: whoever watches may look at the message from here on
+		return grains.Outcome{Err: err}
+	}
 	a.mailbox.PostUserMessage(&s.message)
 	if !s.message.handled {
 		return grains.Outcome{Err: fmt.Errorf("the activation of %v did not take its turn", a.name)}
@@ -64,8 +72,10 @@ func (s *Shard) turn(a *activation, e *grains.EventType, msg proto.Message, send
 	} else if out.Err != nil {
 		rec.Type, rec.Reason = entry.DeadLetter, []byte(out.Err.Error())
 		s.Stats.DeadLetters++
-		if err := s.rebuild(a, fx); err != nil {
-			return 0, err
+		if !unrun(out.Err) {
+			if err := s.rebuild(a, fx); err != nil {
+				return 0, err
+			}
 		}
 	} else {
 		rec.Type = entry.Input

@@ -49,6 +49,8 @@ type world struct {
 	trace      func(format string, args ...any) // may be nil
 
 	batches, reads map[any]bool // false: waits for its answer
+	settles        map[*actors.Settle]bool
+	lettersOf      map[*actors.DeadLetters]uint64 // the shard that is asked
 	acked          map[string]uint64
 	listed         map[*actors.List]uint64  // the shard that is asked
 	orphans        map[*actors.Batch]func() // called when the node of the batch crashes
@@ -88,7 +90,7 @@ func newWorld(t failer, shards int, budget int64, snapshotEvery int, limits ...i
 		t.Fatalf("%v", err)
 	}
 	w := &world{t: t, fs: fs, store: store, catalog: testCatalog(snapshotEvery), budget: budget, now: 1_700_000_000_000_000,
-		batches: map[any]bool{}, reads: map[any]bool{}, acked: map[string]uint64{}, listed: map[*actors.List]uint64{}, orphans: map[*actors.Batch]func(){}}
+		batches: map[any]bool{}, reads: map[any]bool{}, settles: map[*actors.Settle]bool{}, lettersOf: map[*actors.DeadLetters]uint64{}, acked: map[string]uint64{}, listed: map[*actors.List]uint64{}, orphans: map[*actors.Batch]func(){}}
 	w.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
@@ -161,6 +163,11 @@ func (r *replica) crash(survive int) {
 	for rd, answered := range r.world.reads {
 		if p := rd.(*actors.Read); !answered && r.world.shardOfRead(p) == r.id {
 			r.world.reads[rd] = true
+		}
+	}
+	for in, answered := range r.world.settles {
+		if !answered && shardOf("", []byte(in.Key)) == r.id {
+			r.world.settles[in] = true
 		}
 	}
 	kept := r.proposed[:survive]
@@ -321,6 +328,14 @@ func (r *replica) do(fx *actors.Effects) {
 		r.checkRead(rd)
 		rd.Done(rd)
 	}
+	for _, in := range fx.Settles {
+		if answered, known := w.settles[in]; answered || !known {
+			w.t.Fatalf("shard %d: a settlement is answered that does not wait", r.id)
+		}
+		w.settles[in] = true
+		r.checkSettle(in)
+		in.Done(in)
+	}
 	for _, in := range fx.Sends {
 		r.tracef("sends to %d, behind %s: %s", in.To, mark(in.Previous), sends(in))
 		r.checkInbound(in)
@@ -443,6 +458,10 @@ func (w *world) shardOfRead(rd *actors.Read) uint64 {
 		return shardOf("", []byte(rd.Get.Key))
 	case rd.History != nil:
 		return shardOf("", []byte(rd.History.Key))
+	case rd.DeadLetter != nil:
+		return shardOf("", []byte(rd.DeadLetter.Key))
+	case rd.DeadLetters != nil:
+		return w.lettersOf[rd.DeadLetters]
 	}
 	return w.listed[rd.List]
 }
@@ -553,6 +572,8 @@ func (r *replica) checkRead(rd *actors.Read) {
 		r.checkHistory(rd.History)
 	case rd.List != nil:
 		r.checkList(rd.List)
+	case rd.DeadLetters != nil:
+		r.checkLetters(rd.DeadLetters)
 	}
 }
 

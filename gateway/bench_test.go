@@ -51,6 +51,8 @@ func (r instant) Entries(_ context.Context, _ uint64, after routing.Place, _ uin
 	return nil, after, routing.ErrStopping
 }
 
+func (r instant) Settle(uint64, *actors.Settle) error { return routing.ErrStopping }
+
 // looped is a stream that receives the same batches for ever, as the wire has them, and encodes what is sent.
 type looped struct {
 	grpc.ServerStream

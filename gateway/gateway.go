@@ -13,7 +13,7 @@
 //
 // # One port
 //
-// A connection that opens with the HTTP/2 preface is served by grpc-go natively: the services, health and
+// A connection that opens with the HTTP/2 preface is served by grpc-go natively: the services of the API, health and
 // reflection. Any other is served as HTTP/1.1: the unary methods by the Connect protocol (POST of JSON, so curl will do),
 // CloudEvents at POST /v1/events, /metrics, /healthz and /readyz.
 //
@@ -245,7 +245,7 @@ func (g *Gateway) newGRPC() *grpc.Server {
 	healthpb.RegisterHealthServer(s, g.health)
 	reflection.Register(s)
 	for _, name := range []string{"", granaryv1.EventService_ServiceDesc.ServiceName, granaryv1.GrainService_ServiceDesc.ServiceName,
-		granaryv1.KindService_ServiceDesc.ServiceName, granaryv1.StreamService_ServiceDesc.ServiceName} {
+		granaryv1.KindService_ServiceDesc.ServiceName, granaryv1.StreamService_ServiceDesc.ServiceName, granaryv1.DeadLetterService_ServiceDesc.ServiceName} {
 		g.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
 	}
 	return s

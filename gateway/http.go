@@ -41,6 +41,7 @@ func (g *Gateway) newHTTP() *http.Server {
 	handle(granaryv1connect.NewGrainServiceHandler(grainService{g: g}, options...))
 	handle(granaryv1connect.NewKindServiceHandler(kindService{g}, options...))
 	handle(granaryv1connect.NewStreamServiceHandler(streamService{g: g}, options...))
+	handle(granaryv1connect.NewDeadLetterServiceHandler(deadLetterService{g}, options...))
 	needsHTTP2 := func(path, message string) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
 			refuse(w, &answer.Refusal{Code: codes.Unimplemented, Reason: answer.StreamNeedsHTTP2, Message: message})

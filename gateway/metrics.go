@@ -21,10 +21,15 @@ const (
 	listKindsMethod
 	describeMethod
 	listStreamsMethod
+	listDeadLettersMethod
+	getDeadLetterMethod
+	retryMethod
+	dropMethod
 	methods
 )
 
-var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListKinds", "Describe", "ListStreams"}
+var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListKinds", "Describe", "ListStreams", "ListDeadLetters",
+	"GetDeadLetter", "RetryDeadLetter", "DropDeadLetter"}
 
 // lastCode is the largest status code of gRPC.
 const lastCode = codes.Unauthenticated

@@ -144,7 +144,7 @@ func TestWeb(t *testing.T) {
 func TestHealthAndReflection(t *testing.T) {
 	n := start(t)
 	health := healthpb.NewHealthClient(n.conn)
-	for _, service := range []string{"", "granary.v1.EventService", "granary.v1.GrainService", "granary.v1.KindService"} {
+	for _, service := range []string{"", "granary.v1.EventService", "granary.v1.GrainService", "granary.v1.KindService", "granary.v1.DeadLetterService"} {
 		res, err := health.Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
 		if err != nil || res.Status != healthpb.HealthCheckResponse_SERVING {
 			t.Errorf("%q: %v %v", service, res, err)
@@ -172,7 +172,7 @@ func TestHealthAndReflection(t *testing.T) {
 		if err != nil || res.GetErrorResponse() != nil {
 			t.Errorf("%v %v", res, err)
 		}
-		if names := res.GetListServicesResponse(); names != nil && len(names.Service) < 4 {
+		if names := res.GetListServicesResponse(); names != nil && len(names.Service) < 5 {
 			t.Errorf("%v", names)
 		}
 	}

@@ -84,6 +84,7 @@ type memory struct {
 	full      chan struct{}                       // while not nil, Publish with wait waits for it
 	asks      []*actors.Batch                     // that wait for a reply
 	order     map[uint64][]uint64                 // sequences by shard, as taken
+	settled   map[string]*actors.DeadLetter       // by grain#seq
 }
 
 type memoryGrain struct {
@@ -107,7 +108,7 @@ const memoryLineage = 7
 func newMemory(shards int) *memory {
 	return &memory{
 		table: routing.NewTable(shards), grains: map[string]*memoryGrain{}, producers: map[memoryProducer]*memoryLink{},
-		order: map[uint64][]uint64{},
+		order: map[uint64][]uint64{}, settled: map[string]*actors.DeadLetter{},
 	}
 }
 
@@ -274,6 +275,10 @@ func (m *memory) answer(shard uint64, r *actors.Read) {
 		m.get(r)
 	case r.History != nil:
 		m.history(r.History)
+	case r.DeadLetters != nil:
+		m.deadLetters(shard, r.DeadLetters)
+	case r.DeadLetter != nil:
+		r.Failed, r.Why = m.deadLetter(r.DeadLetter)
 	case r.List != nil:
 		for name, g := range m.grains {
 			if !strings.HasPrefix(name, r.List.Kind+"/"+r.List.Prefix) || m.table.Shard("", r.List.Kind, g.key) != shard || g.key <= r.List.After || len(g.records) == 0 {

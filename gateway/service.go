@@ -57,6 +57,7 @@ func (g *Gateway) register(s *grpc.Server) {
 	streams.Streams = slices.Clone(streams.Streams)
 	streams.Streams[0].Handler = func(_ any, srv grpc.ServerStream) error { return g.subscribe(srv) }
 	s.RegisterService(&streams, nil)
+	g.registerDeadLetters(s)
 }
 
 // unknownMethod answers what no service has.

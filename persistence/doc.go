@@ -33,6 +33,8 @@
 //	                                          uv index of the entry it begins with, see below
 //	0x12  reply     bucket (8), grain, 0x00,  uv index, uv ordinal of the answer to the event of the grain with this seq
 //	                seq (8)
+//	0x13  dead      grain, 0x00, seq (8)      uv index, uv ordinal, uv journal time (µs): an open dead letter, see below
+//	                -                         uv index: the keys above are those of the log up to here
 //	0x7f  node      - (shard 0 only)          JSON: format, goarch, number of shards, node id
 //
 // The hash of an id is XXH64 over grain (as above), 0x00, source, 0x00, id; the hash of a body is XXH64 over type, 0x00,
@@ -53,6 +55,10 @@
 // The eras of a kind say which version of its logic ran where: an era begins with the first record that names another
 // version than the record of the kind before it. A logic change drops the eras of lower versions: no grain has records of
 // them behind its last snapshot. If that leaves none, it begins one itself (docs/adr/0010).
+//
+// A dead key is written for a dead letter and goes with the settlement that names its seq. The one without a grain is
+// written with every checkpoint. Where it is missing or names another index than applied, a version that knows no dead keys
+// has applied entries: then the log up to applied is read when the shard is opened, and the next checkpoint writes them.
 //
 // A grain's records are found from its head backwards: each names the entry before it that has records of the grain
 // (docs/adr/0002). Snapshots have keys of their own, so that a moment in the past is found without walking from the end.

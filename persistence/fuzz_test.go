@@ -91,6 +91,11 @@ func FuzzDerived(f *testing.F) {
 		if err == nil {
 			p.Find(p.Watermark)
 		}
+		if d, err := decodeDead(value); err != nil && !known(err) {
+			t.Fatal(err)
+		} else if again, err2 := decodeDead(appendUvs(nil, d.index, uint64(d.ordinal), uint64(d.time))); err == nil && (err2 != nil || again != d) {
+			t.Fatalf("dead %+v is %+v when written again: %v", d, again, err2)
+		}
 		s, err := decodeState(value)
 		if err != nil && !known(err) {
 			t.Fatal(err)

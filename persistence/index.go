@@ -149,9 +149,11 @@ type Index struct {
 	inboxNew  map[uint64]bool
 	producers map[string]*producerSlot
 	outbox    uint64
-	logic     map[string]*logic // by kind
-	newest    *logic            // of the last record
-	records   int               // applied since the last checkpoint
+	logic     map[string]*logic     // by kind
+	newest    *logic                // of the last record
+	dead      map[string]deadLetter // by grain and seq, as in keys
+	deadOpen  int                   // dead letters that are open
+	records   int                   // applied since the last checkpoint
 	bytes     int
 	recent    []recentEntry // the entries behind the last checkpoint, consecutive
 	opened    opened        // some of those before it
@@ -203,6 +205,9 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 	}
 	if err := x.openLogic(); err != nil {
 		return nil, fmt.Errorf("shard %d: logic: %w", shard, err)
+	}
+	if err := x.openDead(); err != nil {
+		return nil, fmt.Errorf("shard %d: dead: %w", shard, err)
 	}
 	v, err := s.get(key(shard, keyOutbox))
 	if err != nil {
@@ -339,6 +344,8 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 		x.takenIn(r)
 		x.noteReply(r, h.Index)
 		return nil
+	case entry.Settlement:
+		return x.settled(r)
 	default:
 		return fmt.Errorf("%v: %w", r.Type, entry.ErrTooNew)
 	}
@@ -354,6 +361,9 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 	if r.Logic != 0 {
 		x.ran(r.Kind, r.Logic, h.Index)
 	}
+	if r.Type == entry.DeadLetter {
+		x.died(h.Index, r)
+	}
 	switch {
 	case r.Sequence != 0:
 		p, err := x.producer(r.Producer)
@@ -361,7 +371,7 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 			return err
 		}
 		p.Note(r.Epoch, r.Sequence, h.Index, r.Time)
-	case r.Sender.Kind != "":
+	case r.Sender.Kind != "" && !r.Cause.IsZero(): // without a cause, it was taken in before and is run again
 		x.takenIn(r)
 	case len(r.ID) > 0:
 		hash := IDHash(grain, r.Source, r.ID)
@@ -637,6 +647,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 		v = l.append(v[:0])
 		put(b.Set(k, v, nil))
 	}
+	x.writeDead(b)
 	if oldest := idsBefore / bucketMicros; oldest > 0 {
 		put(b.DeleteRange(idKey(nil, x.shard, 0, 0), idKey(nil, x.shard, uint64(oldest), 0), nil))
 		put(b.DeleteRange(replyKey(nil, x.shard, 0), replyKey(nil, x.shard, uint64(oldest)), nil))
@@ -660,6 +671,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	clear(x.replies)
 	clear(x.inboxNew)
 	clear(x.producers)
+	clear(x.dead)
 	x.records, x.bytes = 0, 0
 	clear(x.recent)
 	x.recent = x.recent[:0]

@@ -567,6 +567,12 @@ func TestCorruptDerivedKeysAreNamed(t *testing.T) {
 		{"producer", append(key(1, keyProducer), 'p'), func(s *Store) error { _, err := ask(s).Producer("p"); return err }},
 		{"idle producers", append(key(1, keyProducer), 'p'), func(s *Store) error { _, err := ask(s).IdleProducers(1); return err }},
 		{"logic", append(key(1, keyLogic), 'k'), func(s *Store) error { _, err := s.OpenIndex(1, 1); return err }},
+		{"dead", key(1, keyDead), func(s *Store) error { _, err := s.OpenIndex(1, 1); return err }},
+		{"dead letter", append(key(1, keyDead), deadName(nil, "", "k", []byte("a"), 3)...), func(s *Store) error { _, _, err := ask(s).DeadLetter("k", "a", 3); return err }},
+		{"dead letters", append(key(1, keyDead), deadName(nil, "", "k", []byte("a"), 3)...), func(s *Store) error {
+			_, err := ask(s).DeadLetters("", "", DeadLetter{}, 1)
+			return err
+		}},
 		{"id", idKey(nil, 1, 0, 7), func(s *Store) error { _, _, err := ask(s).ID(7, 0, 1); return err }},
 	} {
 		s := openStore(t, vfs.NewMem())

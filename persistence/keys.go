@@ -20,6 +20,7 @@ const (
 	keyState    = 0x0b
 	keyLogic    = 0x11
 	keyReply    = 0x12
+	keyDead     = 0x13
 	keyNode     = 0x7f
 )
 

@@ -107,9 +107,22 @@ func (x *Index) openLogic() error {
 	return x.learnLogic()
 }
 
-// learnLogic computes from the log up to the applied index what the logic keys should be. An entry that cannot be read is
-// passed over: it is told of when its records are asked for, and must not keep the rest of the shard from them.
+// learnLogic computes from the log up to the applied index what the logic keys should be.
 func (x *Index) learnLogic() error {
+	return x.reread(func(index uint64, rec *entry.Record) error {
+		switch {
+		case rec.Type == entry.LogicChange:
+			return x.raised(rec, index)
+		case rec.Type.Numbered() && rec.Logic != 0:
+			x.ran(rec.Kind, rec.Logic, index)
+		}
+		return nil
+	})
+}
+
+// reread calls fn for each record of the log up to the applied index that is not fenced off. An entry that cannot be read
+// is passed over: it is told of when its records are asked for, and must not keep the rest of the shard from them.
+func (x *Index) reread(fn func(index uint64, rec *entry.Record) error) error {
 	var lastData uint64
 	known := true // lastData is
 	for index := x.at.floor + 1; index <= x.at.index; index++ {
@@ -141,13 +154,8 @@ func (x *Index) learnLogic() error {
 			if !more {
 				break
 			}
-			switch {
-			case rec.Type == entry.LogicChange:
-				if err := x.raised(&rec, index); err != nil {
-					return err
-				}
-			case rec.Type.Numbered() && rec.Logic != 0:
-				x.ran(rec.Kind, rec.Logic, index)
+			if err := fn(index, &rec); err != nil {
+				return err
 			}
 		}
 	}

@@ -19,7 +19,7 @@ stop() {
 trap stop EXIT
 
 start() {
-	"$granary" dev --listen "$target" --data-dir "$folder/data" >"$folder/node.log" 2>&1 </dev/null &
+	"$granary" dev --supervise=false --listen "$target" --data-dir "$folder/data" >"$folder/node.log" 2>&1 </dev/null &
 	node=$!
 }
 

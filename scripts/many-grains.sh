@@ -18,7 +18,7 @@ stop() {
 }
 trap stop EXIT
 
-"$granary" dev --listen "$target" --data-dir "$folder/data" >"$folder/node.log" 2>&1 </dev/null &
+"$granary" dev --supervise=false --listen "$target" --data-dir "$folder/data" >"$folder/node.log" 2>&1 </dev/null &
 node=$!
 until "$granary" kind ls --target "$target" >/dev/null 2>&1; do sleep 0.1; done
 

@@ -23,6 +23,7 @@ type work struct {
 	shard     uint64
 	proposals []actors.Proposal
 	confirm   uint64
+	restart   bool // the shard has a new machine
 }
 
 func newCommitter(n *Node, h *replication.Host) *committer {
@@ -41,8 +42,11 @@ func (c *committer) post(w work) {
 }
 
 func (c *committer) propose(shard uint64, proposals []actors.Proposal, confirm uint64) {
-	c.post(work{shard, append([]actors.Proposal(nil), proposals...), confirm})
+	c.post(work{shard: shard, proposals: append([]actors.Proposal(nil), proposals...), confirm: confirm})
 }
+
+// restart tells the group of a shard that its machine is a new one; replication.Restarted is the answer.
+func (c *committer) restart(shard uint64) { c.post(work{shard: shard, restart: true}) }
 
 func (c *committer) tick() { c.post(work{}) }
 
@@ -101,6 +105,12 @@ func (c *committer) run() {
 			}
 			if w.confirm != 0 {
 				c.host.Confirm(w.shard, w.confirm)
+			}
+			if w.restart {
+				if err := c.host.Restart(w.shard); err != nil {
+					c.node.fail(err)
+					return
+				}
 			}
 		}
 		clear(todo)

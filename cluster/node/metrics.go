@@ -31,6 +31,8 @@ var figures = []figure{
 	counter("turns_total", "Turns run, of clients' events and of sends.", func(r *reading) float64 { return float64(r.stats.Turns) }),
 	counter("rejected_total", "Events that their grain rejected.", func(r *reading) float64 { return float64(r.stats.Rejected) }),
 	counter("dead_letters_total", "Events whose turn failed.", func(r *reading) float64 { return float64(r.stats.DeadLetters) }),
+	counter("abandoned_turns_total", "Turns given up because they ran longer than they may.", func(r *reading) float64 { return float64(r.stats.Abandoned) }),
+	gauge("open_dead_letters", "Dead letters that nobody retried or dropped yet.", func(r *reading) float64 { return float64(r.stats.OpenDeadLetters) }),
 	counter("duplicates_total", "Events that were published before.", func(r *reading) float64 { return float64(r.stats.Duplicates) }),
 	counter("sends_total", "Sends handed to their target shard.", func(r *reading) float64 { return float64(r.stats.Sends) }),
 	counter("answers_total", "Deferred replies that came.", func(r *reading) float64 { return float64(r.stats.Answers) }),

@@ -1,10 +1,12 @@
 // Package node wires one Granary process: the store, the Raft groups, the shards and the clock. It is the only place
 // that does.
 //
-// Here live the goroutines (one for each shard, one commit loop, one ticker) and the queues between them. The machines
-// they drive live elsewhere and know of no goroutine. Here never lives a rule about events, records or entries.
+// Here live the goroutines (one for each shard, one commit loop, one ticker, one that watches for turns that do not end)
+// and the queues between them. The machines they drive live elsewhere and know of no goroutine. Here never lives a rule
+// about events, records or entries.
 //
-// Invariant: every goroutine has one owner, the Node, and Close waits for all of them.
+// Invariant: every goroutine has one owner, the Node, and Close waits for all of them but those that were given up: they
+// hang in a handler, and end behind it without touching anything.
 package node
 
 import (
@@ -24,6 +26,7 @@ import (
 	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/cluster/replication"
 	"github.com/granary-dev/granary/cluster/routing"
+	"github.com/granary-dev/granary/cluster/slots"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence"
 	"github.com/granary-dev/granary/persistence/entry"
@@ -45,6 +48,9 @@ type Options struct {
 	CheckpointRecords int
 	// ReserveBytes of disk space; see persistence.Options.
 	ReserveBytes uint64
+	// TurnLimit is how long the handler of an event may run before it is given up and the event dead-lettered; 10 s by
+	// default.
+	TurnLimit time.Duration
 	// Logger; silent by default.
 	Logger *slog.Logger
 	// Now is the clock; time.Now by default.
@@ -72,11 +78,14 @@ type Node struct {
 	stopping atomic.Bool
 	// toldDamage is of the goroutine that ticks
 	toldDamage bool
+	turns      *slots.File  // nil: a store in memory, or a system without
 	leading    atomic.Int32 // shards that lead, cannot, or are in quarantine
 	ready      chan struct{}
 	stop       chan struct{}
 	failed     chan error
 	wg         sync.WaitGroup
+	watching   sync.WaitGroup // the goroutine that watches the others
+	ended      chan struct{}  // closed when all others have ended
 	once       sync.Once
 }
 
@@ -92,6 +101,9 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if o.MemoryBudget == 0 {
 		o.MemoryBudget = 256 << 20
 	}
+	if o.TurnLimit == 0 {
+		o.TurnLimit = turnLimit
+	}
 	if o.Fatal == nil {
 		o.Fatal = func(msg string) {
 			fmt.Fprintln(os.Stderr, "granary: the store failed, the node stops:", msg)
@@ -103,7 +115,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{opts: o, store: store, table: routing.NewTable(store.Identity().Shards),
-		ready: make(chan struct{}), stop: make(chan struct{}), failed: make(chan error, 1)}
+		ready: make(chan struct{}), stop: make(chan struct{}), ended: make(chan struct{}), failed: make(chan error, 1)}
 	n.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
@@ -111,9 +123,12 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, errors.Join(err, store.Close())
 	}
 	n.checkSpace()
+	n.remember()
 	for _, r := range n.shards {
-		n.spawn(r.run)
+		n.begin(r.life)
 	}
+	n.watching.Add(1)
+	go n.watch()
 	n.spawn(n.commit.run)
 	n.spawn(n.tick)
 	select {
@@ -172,7 +187,8 @@ func (n *Node) open() error {
 			}
 			r.shard = actors.NewShard(actors.Config{Shard: id, Shards: count, Catalog: n.opts.Catalog, Index: index, System: n.system,
 				Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
-				MemoryBudget: n.opts.MemoryBudget / int64(count), CheckpointRecords: n.opts.CheckpointRecords})
+				MemoryBudget: n.opts.MemoryBudget / int64(count), CheckpointRecords: n.opts.CheckpointRecords,
+				Watch: r.life, Condemned: &r.condemned})
 			return nil
 		}()
 		if err != nil {
@@ -293,7 +309,18 @@ func (n *Node) GiveUp(shard uint64, b *actors.Batch) { n.shards[shard-1].post(ac
 
 // Read implements [routing.Router].
 func (n *Node) Read(shard uint64, r *actors.Read) error {
-	return n.shards[shard-1].read(r)
+	return n.shards[shard-1].ask(r)
+}
+
+// Settle implements [routing.Router].
+func (n *Node) Settle(shard uint64, in *actors.Settle) error {
+	if n.stopping.Load() {
+		return routing.ErrStopping
+	}
+	if err := routing.Takes(n.store); err != nil {
+		return err
+	}
+	return n.shards[shard-1].ask(in)
 }
 
 // GiveUpRead implements [routing.Router].
@@ -351,6 +378,8 @@ func (n *Node) end(checkpoint bool) error {
 	}
 	n.commit.wakeUp()
 	n.wg.Wait()
+	close(n.ended)
+	n.watching.Wait()
 	var errs []error
 	for _, r := range n.shards {
 		errs = append(errs, r.close(checkpoint))
@@ -358,7 +387,7 @@ func (n *Node) end(checkpoint bool) error {
 	n.system.Shutdown()
 	n.reading.Lock() // whoever reads entries is let through; who comes later sees that the node has stopped
 	defer n.reading.Unlock()
-	errs = append(errs, n.store.Close())
+	errs = append(errs, n.forget(), n.store.Close())
 	return errors.Join(errs...)
 }
 
@@ -372,11 +401,15 @@ func (n *Node) Kill() {
 // Stats are counters of the whole node.
 type Stats struct {
 	actors.Stats
+	// OpenDeadLetters that nobody retried or dropped.
+	OpenDeadLetters int
 	// Resident grains and their estimated bytes.
 	Resident int
 	Bytes    int64
 	// Asking are those who wait for a deferred reply.
 	Asking int
+	// Abandoned are the turns that ran longer than they may.
+	Abandoned uint64
 	// Quarantined shards, and Unfit ones, which do not lead because this binary lacks logic that their journal needs.
 	Quarantined, Unfit int
 }
@@ -389,9 +422,11 @@ func (n *Node) Stats() Stats {
 		t := r.stats
 		r.mu.Unlock()
 		s.Add(t.Stats)
+		s.OpenDeadLetters += t.OpenDeadLetters
 		s.Resident += t.Resident
 		s.Bytes += t.Bytes
 		s.Asking += t.Asking
+		s.Abandoned += t.Abandoned
 		s.Quarantined += t.Quarantined
 		s.Unfit += t.Unfit
 	}

@@ -20,6 +20,8 @@ type ProcessOptions struct {
 	Options
 	// Listen is the HOST:PORT of all it serves; port 0 takes any that is free.
 	Listen string
+	// Listener to serve instead of one at Listen; nil for none.
+	Listener net.Listener
 	// Metrics serves /metrics on the same port.
 	Metrics bool
 	// Profiles serves Go's profiles under /debug/pprof/ on the same port.
@@ -40,10 +42,14 @@ type Process struct {
 
 // Serve takes the port, starts a node and serves it. Its errors are one line that says why.
 func Serve(ctx context.Context, o ProcessOptions) (*Process, error) {
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", o.Listen) // first, because it is what most often goes wrong
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen: %w", err)
+	listener := o.Listener
+	if listener == nil {
+		var lc net.ListenConfig
+		var err error
+		listener, err = lc.Listen(ctx, "tcp", o.Listen) // first, because it is what most often goes wrong
+		if err != nil {
+			return nil, fmt.Errorf("cannot listen: %w", err)
+		}
 	}
 	n, err := Start(ctx, o.Options)
 	if err != nil {

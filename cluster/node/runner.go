@@ -7,9 +7,11 @@ import (
 
 	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/cluster/routing"
+	"github.com/granary-dev/granary/cluster/slots"
 )
 
-// Limits of what may wait for a shard: client events in its queue and their bytes, and reads that have no answer.
+// Limits of what may wait for a shard: client events in its queue and their bytes, and reads and settlements that have no
+// answer.
 const (
 	maxQueued      = 8192
 	maxQueuedBytes = 8 << 20
@@ -20,13 +22,17 @@ const (
 type runner struct {
 	node  *Node
 	id    uint64
-	shard *actors.Shard
+	shard *actors.Shard // nil: it was given up while the node was stopping
+
+	slot      *slots.Slot // the turn that runs
+	condemned actors.Condemned
+	life      *life // of the goroutine that watches
 
 	mu         sync.Mutex
 	queue      []any
 	queued     int // client events in the queue
 	bytes      int // of those
-	reads      int // that have no answer
+	reads      int // and settlements, that have no answer
 	closed     bool
 	sleeping   bool
 	overloaded bool
@@ -40,7 +46,9 @@ type runner struct {
 }
 
 func newRunner(n *Node, id uint64) *runner {
-	return &runner{node: n, id: id, wake: make(chan struct{}, 1)}
+	r := &runner{node: n, id: id, slot: slots.NewSlot(), wake: make(chan struct{}, 1)}
+	r.life = newLife(r)
+	return r
 }
 
 // post queues an input. What is posted is bounded by those who post: sends by the outbox's limits, commits by what was
@@ -56,8 +64,8 @@ func (r *runner) post(input any) {
 	}
 }
 
-// read queues a client's read when there is room.
-func (r *runner) read(rd *actors.Read) error {
+// ask queues a client's read or settlement when there is room.
+func (r *runner) ask(in any) error {
 	r.mu.Lock()
 	if r.closed || r.reads >= maxReads {
 		defer r.mu.Unlock()
@@ -68,7 +76,7 @@ func (r *runner) read(rd *actors.Read) error {
 	}
 	r.reads++
 	r.mu.Unlock()
-	r.post(rd)
+	r.post(in)
 	return nil
 }
 
@@ -139,57 +147,6 @@ func (r *runner) wakeUp() {
 	}
 }
 
-// run takes what is queued, steps the machine through it, and does what it wants done.
-func (r *runner) run() {
-	if r.failure() != nil {
-		r.settle()
-	}
-	var spare, early []any
-	var fx actors.Effects
-	led := false
-	for {
-		r.mu.Lock()
-		for !r.node.stopped() && len(r.queue) == 0 {
-			r.sleeping = true
-			r.mu.Unlock()
-			<-r.wake
-			r.mu.Lock()
-		}
-		if r.node.stopped() {
-			r.mu.Unlock()
-			return // close answers what is queued
-		}
-		inputs := r.queue
-		r.queue, r.queued, r.bytes = spare[:0], 0, 0
-		r.mu.Unlock()
-		now := r.node.now()
-		for _, in := range inputs {
-			if _, send := in.(*actors.Inbound); send && !led && r.failure() == nil {
-				early = append(early, in) // a shard that began to lead a little sooner; a refusal would only cost time
-				continue
-			}
-			r.step(now, in, &fx)
-		}
-		r.step(now, r.idle(), &fx)
-		if fx.Leading || fx.Unfit != nil {
-			r.elected(fx.Unfit, led)
-		}
-		if (fx.Leading || fx.Unfit != nil) && !led {
-			led = true
-			r.settle()
-			for _, in := range early {
-				r.step(now, in, &fx)
-			}
-			early = nil
-			r.step(now, r.idle(), &fx)
-		}
-		clear(inputs)
-		spare = inputs
-		r.report()
-		r.do(&fx)
-	}
-}
-
 // idle tells the machine that its queue is empty, and whether it should keep from writing what can wait.
 func (r *runner) idle() actors.Idle {
 	return actors.Idle{Hold: r.node.stopping.Load() || routing.Takes(r.node.store) != nil}
@@ -244,6 +201,9 @@ func refuse(in any, o actors.Outcome, why string, fx *actors.Effects) {
 	case *actors.Read:
 		in.Failed, in.Why = o, why
 		fx.Reads = append(fx.Reads, in)
+	case *actors.Settle:
+		in.Failed, in.Why = o, why
+		fx.Settles = append(fx.Settles, in)
 	}
 }
 
@@ -263,15 +223,16 @@ func (r *runner) failure() error {
 	return r.err
 }
 
-// report publishes counters and the shard's appetite for events.
-func (r *runner) report() {
+// report publishes counters and the shard's appetite for events, of which it has none while it is held.
+func (r *runner) report(held bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err == nil {
 		r.stats.Stats = r.shard.Stats
+		r.stats.OpenDeadLetters = r.shard.OpenDeadLetters()
 		r.stats.Resident, r.stats.Bytes = r.shard.Activations()
 		r.stats.Asking = r.shard.Asking()
-		r.overloaded = r.shard.Overloaded()
+		r.overloaded = r.shard.Overloaded() || held
 	} else {
 		r.overloaded = false
 	}
@@ -302,14 +263,15 @@ func (r *runner) do(fx *actors.Effects) {
 			r.node.opts.Logger.Info("the cut is done: earlier versions are needed for reads of the past only", "shard", r.id, "kind", c.Kind, "version", c.Version)
 		}
 	}
+	r.dealt(fx.Unrun)
 	r.answer(fx)
 	fx.Reset()
 }
 
 func (r *runner) answer(fx *actors.Effects) {
-	if len(fx.Reads) > 0 {
+	if n := len(fx.Reads) + len(fx.Settles); n > 0 {
 		r.mu.Lock()
-		r.reads -= len(fx.Reads)
+		r.reads -= n
 		r.mu.Unlock()
 	}
 	for _, b := range fx.Batches {
@@ -318,12 +280,15 @@ func (r *runner) answer(fx *actors.Effects) {
 	for _, rd := range fx.Reads {
 		rd.Done(rd)
 	}
+	for _, in := range fx.Settles {
+		in.Done(in)
+	}
 }
 
 // close writes a last checkpoint if it is asked to, and answers whoever still waits. The goroutine of the shard has ended.
 func (r *runner) close(checkpoint bool) (err error) {
 	var fx actors.Effects
-	if r.failure() == nil {
+	if r.failure() == nil && r.shard != nil {
 		if checkpoint {
 			err = r.shard.Close()
 		}

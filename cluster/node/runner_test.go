@@ -32,7 +32,7 @@ func TestClosedRunnerTakesNothing(t *testing.T) {
 			t.Errorf("publish, wait=%t: %v", wait, err)
 		}
 	}
-	if err := n.shards[0].read(&actors.Read{List: &actors.List{}}); !errors.Is(err, routing.ErrStopping) {
+	if err := n.shards[0].ask(&actors.Read{List: &actors.List{}}); !errors.Is(err, routing.ErrStopping) {
 		t.Errorf("read: %v", err)
 	}
 }

@@ -30,8 +30,8 @@ const (
 	maxUncommitted = 256 << 20
 )
 
-// Event is something that happened to a shard's group: one of actors.Lead, actors.Lost, *actors.Committed and
-// actors.Confirmed.
+// Event is something that happened to a shard's group: one of actors.Lead, actors.Lost, *actors.Committed,
+// actors.Confirmed and Restarted.
 type Event struct {
 	Shard uint64
 	Input any
@@ -47,6 +47,7 @@ type group struct {
 	round     uint64            // counts the beginnings of the shard; proposals of an older one are dropped
 	barrier   bool              // the empty entry behind which the round begins is still to be proposed
 	last      uint64            // index of the last entry, proposed ones included
+	delivered uint64            // index of the last entry that the shard was given
 	responses []*raftpb.Message // to be stepped when the batch is durable
 	dirty     bool
 }
@@ -80,7 +81,7 @@ func (h *Host) Add(shard uint64, log *persistence.Log, applied uint64) error {
 	if err != nil {
 		return err
 	}
-	g := &group{shard: shard, node: node, log: log, last: last}
+	g := &group{shard: shard, node: node, log: log, last: last, delivered: applied}
 	h.groups[shard] = g
 	h.order = append(h.order, g)
 	h.touch(g)
@@ -235,7 +236,8 @@ func (h *Host) ready(g *group, b *pebble.Batch) (sync bool, err error) {
 		case raft.LocalApplyThread:
 			entries := m.GetEntries()
 			h.events = append(h.events, Event{g.shard, &actors.Committed{Entries: entries}})
-			g.log.Applied(entries[len(entries)-1].GetIndex())
+			g.delivered = entries[len(entries)-1].GetIndex()
+			g.log.Applied(g.delivered)
 			for _, r := range m.GetResponses() {
 				if err := g.node.Step(r); err != nil {
 					return false, err

@@ -79,6 +79,9 @@ type Router interface {
 	// without those that have no effect. It reads maxBytes or one entry more, at least one, and returns the place behind
 	// them. What cannot be read is an [EntryError], with the entries before it; other errors are ErrStopping and that of ctx.
 	Entries(ctx context.Context, shard uint64, after Place, upto uint64, maxBytes int) ([]*entry.Reader, Place, error)
+	// Settle hands a settlement of a dead letter to a shard. When it returns nil, in.Done will be called; when it returns an
+	// error (those of Publish), nothing happened.
+	Settle(shard uint64, in *actors.Settle) error
 }
 
 // Place is a moment of a shard's journal.

@@ -58,6 +58,7 @@ const (
 	InvalidPrefix        = "INVALID_PREFIX"         // a prefix that no key has
 	UnknownQuery         = "UNKNOWN_QUERY"          // the kind answers no such question
 	InvalidWait          = "INVALID_WAIT"           // not more than 0, or more than 5 minutes
+	InvalidSeq           = "INVALID_SEQ"            // 0, which no record has
 	SeqOutOfRange        = "SEQ_OUT_OF_RANGE"       // the grain has no such record (yet)
 	InvalidSubscription  = "INVALID_SUBSCRIPTION"   // neither a stream nor a kind, or an unknown place to begin
 	UnknownStream        = "UNKNOWN_STREAM"         // no kind of this cluster publishes to it
@@ -73,6 +74,10 @@ const (
 	QueryFailed      = "QUERY_FAILED"      // the query's handler failed; nothing is changed
 	JournalCorrupt   = "JOURNAL_CORRUPT"   // stored bytes are damaged; restore this node or ask another
 	LogicMissing     = "LOGIC_MISSING"     // this binary lacks a version of the kind's logic; see the metadata
+
+	NoDeadLetter = "NO_DEAD_LETTER" // the grain has no such record, or it is no dead letter
+	NotOpen      = "NOT_OPEN"       // the dead letter was retried or dropped before; the metadata has what became of it
+	NotRunnable  = "NOT_RUNNABLE"   // this binary cannot run the event; the dead letter stays open
 
 	ProducerFenced = "PRODUCER_FENCED" // another stream of this producer has a newer epoch; stop
 	ProducerGap    = "PRODUCER_GAP"    // the shard lacks what came before; reconnect under a larger epoch and resend

@@ -43,6 +43,12 @@ func Outcome(o actors.Outcome, why string) *Refusal {
 		return &Refusal{Code: codes.DataLoss, Reason: JournalCorrupt, Message: why}
 	case actors.LogicMissing:
 		return &Refusal{Code: codes.FailedPrecondition, Reason: LogicMissing, Message: why}
+	case actors.NotFound:
+		return &Refusal{Code: codes.NotFound, Reason: NoDeadLetter, Message: why}
+	case actors.NotOpen:
+		return &Refusal{Code: codes.FailedPrecondition, Reason: NotOpen, Message: why}
+	case actors.Unrunnable:
+		return &Refusal{Code: codes.FailedPrecondition, Reason: NotRunnable, Message: why + "; the dead letter stays open"}
 	case actors.Fenced:
 		return &Refusal{Code: codes.FailedPrecondition, Reason: ProducerFenced, Message: why}
 	case actors.Gap:
@@ -72,6 +78,21 @@ func Batch(b *actors.Batch) *Refusal {
 
 // Read is the refusal of a read that failed; nil if it did not.
 func Read(r *actors.Read) *Refusal { return lacking(Outcome(r.Failed, r.Why), r.Lack) }
+
+// Settle is the refusal of a settlement that did not come to be; nil if it did.
+func Settle(in *actors.Settle) *Refusal {
+	r := lacking(Outcome(in.Failed, in.Why), in.Lack)
+	if r == nil || in.Letter == nil {
+		return r
+	}
+	if in.Letter.Settled != "" {
+		r = r.With("settled", in.Letter.Settled)
+	}
+	if as := in.Letter.RetriedAs; as != 0 {
+		r = r.With("retried_as", strconv.FormatUint(as, 10)).With("outcome", in.Letter.Became.String())
+	}
+	return r
+}
 
 // lacking adds what is missing to a refusal for want of logic. version_had is 0 where this binary does not have the kind.
 func lacking(r *Refusal, l *actors.Lack) *Refusal {

@@ -60,7 +60,7 @@ func (p *process) start(ctx context.Context, under []string) error {
 // launch starts the node. under is a command that runs it, strace for one; it must become the node's process itself.
 func (p *process) launch(under []string) error {
 	args := append(under[:len(under):len(under)], p.binary, "dev", "--listen", p.listen, "--data-dir", p.dir,
-		"--memory", "1MiB", "--log-level", "error") // so little memory that grains come and go all the time
+		"--supervise=false", "--memory", "1MiB", "--log-level", "error") // so little memory that grains come and go all the time
 	cmd := exec.Command(args[0], args[1:]...)
 	said, gone := &tail{}, make(chan struct{})
 	cmd.Stderr = said

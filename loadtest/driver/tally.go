@@ -117,12 +117,15 @@ func (t *tally) report(begin time.Time) *Report {
 	if !t.lastAnswer.IsZero() {
 		r.Seconds = t.lastAnswer.Sub(begin).Seconds()
 		r.Rate = float64(r.Acknowledged) / r.Seconds
-		at := func(percentile float64) float64 { return millis(t.all.ValueAtPercentile(percentile)) }
-		r.Latency = Latency{
-			P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: millis(t.all.Max()), Mean: t.all.Mean() / 1000,
-		}
+		r.Latency = latencyOf(t.all)
 	}
 	return r
+}
+
+// latencyOf sums up a histogram of microseconds.
+func latencyOf(h *hdrhistogram.Histogram) Latency {
+	at := func(percentile float64) float64 { return millis(h.ValueAtPercentile(percentile)) }
+	return Latency{P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: millis(h.Max()), Mean: h.Mean() / 1000}
 }
 
 func millis(micros int64) float64 { return float64(micros) / 1000 }

@@ -82,6 +82,11 @@
 // A logic change names a kind, with an empty key, and in logic a version: behind it no grain of that kind in the shard has
 // records of a lower version that are not covered by a snapshot.
 //
+// A settlement names a grain and the seq of a dead letter of it that was open, and in reason how it was settled: "retried"
+// or "dropped". Behind a retry it is in the entry of the second run, behind that record. The second run has the event, event
+// time, source, sender, hops, trace and payload of the dead letter, but no id, producer, sequence and cause; and the header
+// granary-retry-of says the seq in decimal. So a record with a sender and no cause was taken in before and moves no inbox.
+//
 // A field is present only if it is not zero. Where it has several parts, the kind (of grain, sender and to), the name of
 // the producer, the index of the cause or the number of the chunk decides, and is never zero in a field that is there.
 //

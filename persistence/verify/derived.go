@@ -61,6 +61,8 @@ func (s *shard) derived() error {
 			s.compareReply(k, rest, c)
 		case keyLogic:
 			s.compareLogic(k, rest, c)
+		case keyDead:
+			s.compareDead(k, rest, c)
 		default:
 			s.wrongKey(k, "no such key is written by this version")
 		}
@@ -336,6 +338,7 @@ func (s *shard) missing(heads, snaps int) {
 			}
 		}
 	}
+	s.missingDead()
 	for _, hash := range sortedKeys(s.ids) {
 		id := s.ids[hash]
 		// a bucket may go when all that is in it is older than the window

@@ -215,7 +215,7 @@ func (v *verifier) reconcileClosely(p pair, last mark, n uint64) error {
 	}
 	in := map[mark]arrived{}
 	if err := v.records(p.to, func(s *shard, r *record) {
-		if r.sender.kind == "" || r.sequence != 0 || !r.numbered() && r.kindOf != answer || owner(grainKey(r.tenant, r.sender.kind, r.sender.key), n) != p.from {
+		if r.sender.kind == "" || r.cause.index == 0 || r.sequence != 0 || !r.numbered() && r.kindOf != answer || owner(grainKey(r.tenant, r.sender.kind, r.sender.key), n) != p.from {
 			return
 		}
 		m := mark{r.cause.index, r.cause.ordinal, r.sender.effect}

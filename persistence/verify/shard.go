@@ -47,6 +47,12 @@ type shard struct {
 	versions  map[string]*versions // by kind
 	logicKeys int                  // met
 	runner    grains.Runner
+
+	dead map[string]*openLetter // by grain and seq, as in keys
+	last lastRecord
+	// deadUpTo is up to which index the log's dead letters have keys, where they have any (deadKept).
+	deadUpTo uint64
+	deadKept bool
 }
 
 // hardState is what a shard remembers of its votes.
@@ -123,7 +129,7 @@ func (v *verifier) shard(id, of uint64) error {
 	parts := 1 + heads/uint64(v.o.MaxGrains)
 	for part := range parts {
 		s := &shard{v: v, id: id, of: of, part: part, parts: parts, grains: map[string]*grain{}, ids: map[uint64]knownID{},
-			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, replies: newReplies(), versions: map[string]*versions{}}
+			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, replies: newReplies(), versions: map[string]*versions{}, dead: map[string]*openLetter{}}
 		s.applied.lineage = id
 		if err := s.read(); err != nil {
 			return err
@@ -171,6 +177,7 @@ func (s *shard) read() error {
 	if !s.mine() {
 		return nil
 	}
+	s.endsAlone()
 	if s.applied.index > s.index {
 		s.find(0, None, "applied", "index %d was applied, but the log ends at %d", s.applied.index, s.index)
 	}
@@ -348,7 +355,7 @@ func (s *shard) record(r *record) {
 	case answer:
 		s.answer(r)
 		return
-	case tombstone, timer, compaction, settlement:
+	case tombstone, timer, compaction:
 		if s.mine() {
 			s.at(r, "a %s record: nothing writes these yet, and what it means cannot be checked", recordNames[r.kindOf])
 		}
@@ -370,6 +377,9 @@ func (s *shard) record(r *record) {
 		if r.numbered() {
 			s.origin(r, name)
 			s.defers(r, name)
+			s.noteDead(r, name)
+		} else if r.kindOf == settlement {
+			s.settle(r, name)
 		}
 		s.v.sends.sent(s, r)
 	}
@@ -415,7 +425,7 @@ func (s *shard) origin(r *record, grain string) {
 			p.runs = slices.Delete(p.runs, 0, 1)
 		}
 		p.runs = append(p.runs, run{r.sequence, s.index})
-	case r.sender.kind != "":
+	case r.sender.kind != "" && r.cause.index != 0:
 		s.arrived(r)
 	case len(r.id) > 0:
 		s.eventID(r, grain)

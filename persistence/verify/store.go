@@ -27,11 +27,13 @@ const (
 	keyState    = 0x0b
 	keyLogic    = 0x11
 	keyReply    = 0x12
+	keyDead     = 0x13
 	keyNode     = 0x7f
 )
 
 var keyNames = map[byte]string{keyLog: "log", keyHard: "hard", keyApplied: "applied", keyHead: "head", keySnap: "snap", keyInbox: "inbox",
-	keyOutbox: "outbox", keyProducer: "producer", keyID: "id", keyNode: "node", keyState: "state", keyLogic: "logic", keyReply: "reply", 0x0a: "timer", 0x0c: "group", 0x0d: "tier", 0x0e: "key",
+	keyOutbox: "outbox", keyProducer: "producer", keyID: "id", keyNode: "node", keyState: "state", keyLogic: "logic", keyReply: "reply", keyDead: "dead",
+	0x0a: "timer", 0x0c: "group", 0x0d: "tier", 0x0e: "key",
 	0x0f: "lineage", 0x10: "quarantine"}
 
 // prefix begins all keys of a type of a shard.
@@ -66,6 +68,8 @@ func describeInShard(k []byte) string {
 		return fmt.Sprintf("%s %d/%s seq %d", name, binary.BigEndian.Uint64(rest), describeGrain(rest[8:len(rest)-9]), binary.BigEndian.Uint64(rest[len(rest)-8:]))
 	case kind == keySnap && len(rest) > 9:
 		return fmt.Sprintf("%s %s seq %d", name, describeGrain(rest[:len(rest)-9]), binary.BigEndian.Uint64(rest[len(rest)-8:]))
+	case kind == keyDead && len(rest) > 9:
+		return name + " " + describeDead(rest)
 	case kind == keyHead || kind == keyState:
 		return name + " " + describeGrain(rest)
 	case len(rest) > 0:

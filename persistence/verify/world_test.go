@@ -467,6 +467,12 @@ func (n *nameTable) record(r *record, base int64) []byte {
 	})
 	field(13, r.hops != 0, func() { b = uvs(b, r.hops) })
 	field(14, len(r.trace) > 0, func() { b = str(b, string(r.trace)) })
+	field(15, len(r.headers) > 0, func() {
+		b = uvs(b, uint64(len(r.headers)))
+		for _, h := range r.headers {
+			b = str(b, string(h[0]), string(h[1]))
+		}
+	})
 	field(17, r.logic != 0, func() { b = uvs(b, r.logic) })
 	field(18, r.digest != 0, func() { b = binary.LittleEndian.AppendUint64(b, r.digest) })
 	field(19, len(r.payload) > 0, func() { b = str(b, string(r.payload)) })
@@ -613,6 +619,8 @@ func (s *testShard) derive(keys map[string][]byte) {
 			case expiry:
 				delete(prods, r.producer)
 				continue
+			case settlement:
+				continue // see deadKeys
 			case logicChange:
 				var kept [][2]uint64
 				for _, e := range eras[r.kind] {
@@ -660,7 +668,7 @@ func (s *testShard) derive(keys map[string][]byte) {
 				} else {
 					p.runs = append(p.runs, [2]uint64{r.sequence, e.index})
 				}
-			case r.sender.kind != "":
+			case r.sender.kind != "" && r.cause.index != 0:
 				keys[bkey(s.id, 6, big(r.cause.lineage))] = uvs(nil, r.cause.index, uint64(r.cause.ordinal), uint64(r.sender.effect))
 			case len(r.id) > 0:
 				id := xxhash.Sum64String(grain + "\x00" + r.source + "\x00" + string(r.id))

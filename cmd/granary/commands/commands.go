@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/granary-dev/granary/cmd/granary/supervise"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence/verify"
 )
@@ -50,6 +51,8 @@ type Environment struct {
 	Exit func(code int)
 	// Executable is the path of this program, to start itself with; empty runs what it would start in this process.
 	Executable string
+	// Supervised is set in the process of a node that another process watches over; else nil.
+	Supervised *supervise.Child
 	// StartNode starts a node in this process, for `granary dev`.
 	StartNode StartNode
 	// Limits of the gateway of a node, and what is wrong with some of them by name and value.
@@ -162,7 +165,7 @@ command's help describes and that only ever gains fields. What goes wrong is tol
 	root.SetFlagErrorFunc(flagFailure)
 	root.SetHelpFunc(a.help)
 	root.SetHelpCommand(a.helpCommand())
-	root.AddCommand(a.devCommand(), a.publishCommand(), a.askCommand(), a.grainCommand(), a.kindCommand(), a.tailCommand(),
+	root.AddCommand(a.devCommand(), a.publishCommand(), a.askCommand(), a.grainCommand(), a.kindCommand(), a.tailCommand(), a.deadLetterCommand(),
 		a.loadCommand(), a.verifyCommand(), a.versionCommand())
 	a.addCompletion(root)
 	return root

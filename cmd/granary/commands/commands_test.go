@@ -198,6 +198,7 @@ func TestHelp(t *testing.T) {
 	s := &session{t: t, target: "none", dir: "none"}
 	commands := []string{
 		"", "dev", "publish", "grain", "grain get", "grain history", "grain ls", "kind", "kind ls", "kind show", "tail",
+		"deadletter", "deadletter ls", "deadletter show", "deadletter retry", "deadletter drop",
 		"load", "load run", "load run transactions", "load run ratings", "load run probe", "load baseline", "verify", "version",
 		"completion",
 	}
@@ -321,7 +322,7 @@ Ctrl-C stops it.
 	if !regexp.MustCompile("^" + want + "$").MatchString(r.out.String()) {
 		t.Errorf("it says\n%s", r.out.String())
 	}
-	if o := n.options; o.Listen != defaultTarget || o.Memory != 256<<20 || o.Shards != 64 || !o.Metrics || o.Profiles || o.Logger == nil {
+	if o := n.options; o.Listen != defaultTarget || o.Memory != 256<<20 || o.Shards != 64 || o.TurnLimit != 10*time.Second || !o.Metrics || o.Profiles || o.Logger == nil {
 		t.Errorf("the defaults are %+v", o)
 	}
 	r.signals <- syscall.SIGTERM

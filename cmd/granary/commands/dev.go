@@ -13,16 +13,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/granary-dev/granary/cmd/granary/supervise"
 	granaryv1 "github.com/granary-dev/granary/proto/granary/v1"
 )
 
 // shutdownTime is how long a node may take to commit what is in flight.
 const shutdownTime = 30 * time.Second
 
+// leastTurnLimit is the lowest --turn-limit: below it a busy processor would be taken for a handler that hangs.
+const leastTurnLimit = 10 * time.Millisecond
+
 // dev holds the flags of `granary dev`.
 type dev struct {
 	NodeOptions
 	listen    listenAddress
+	supervise bool
 	memory    byteSize
 	logLevel  slog.Level
 	logFormat logFormat
@@ -44,7 +49,12 @@ where it was, also after kill -9.
 What clients can make it do is limited (--limit connections=500); the limits and their defaults:
 
 ` + a.limitTable() + `
-Log lines go to standard error. With -o json: when it takes calls, an object with listen, dataDir and temporary.`,
+The node is a process of its own, which is started again when it dies, at the same address; this one watches over it
+and gives up when it dies too often. An event whose turn ends the process twice, or runs over --turn-limit, becomes a
+dead letter and is not run again.
+
+Log lines go to standard error. With -o json: when it takes calls, and again after each new start, an
+object with listen, dataDir and temporary.`,
 		Example: `  granary dev
   granary dev --data-dir ./data --listen 127.0.0.1:7081
   granary dev -o json --listen 127.0.0.1:0 | jq -r .listen`,
@@ -62,6 +72,12 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 					return usageFailure(cmd, "%s: --limit: %w", cmd.CommandPath(), err)
 				}
 			}
+			if d.TurnLimit < leastTurnLimit {
+				return usageFailure(cmd, "%s: --turn-limit must be at least %v", cmd.CommandPath(), leastTurnLimit)
+			}
+			if d.supervise && a.Executable != "" && a.Supervised == nil {
+				return a.superviseDev(cmd.Context(), &d)
+			}
 			return a.dev(cmd.Context(), &d)
 		},
 	}
@@ -73,6 +89,8 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 	f.BoolVar(&d.insecure, "insecure", false, "allow --listen at an address that other machines can reach, without TLS and authentication")
 	f.StringToStringVar(&d.Limits, "limit", nil, "set a limit by `NAME=VALUE`, again and again; the list is above")
 	f.Lookup("limit").DefValue = ""
+	f.DurationVar(&d.TurnLimit, "turn-limit", 10*time.Second, "how `long` the handler of an event may run")
+	f.BoolVar(&d.supervise, "supervise", supervise.Supported, "run the node in a process of its own, and start that again when it dies")
 	f.BoolVar(&d.Metrics, "metrics", true, "serve Prometheus metrics at /metrics on the same port")
 	f.BoolVar(&d.Profiles, "profiles", false, "serve the process's CPU and memory profiles at /debug/pprof/ on the same port, for anyone who can reach it")
 	f.TextVar(&d.logLevel, "log-level", slog.LevelWarn, "least `level` to log: debug, info, warn or error")
@@ -85,11 +103,16 @@ Log lines go to standard error. With -o json: when it takes calls, an object wit
 
 func (a *app) dev(ctx context.Context, d *dev) (err error) {
 	temporary := d.DataDir == ""
-	if temporary {
-		if d.DataDir, err = os.MkdirTemp("", "granary-dev-"); err != nil {
-			return failed("granary dev --data-dir DIR, with a folder that can be written", "dev: cannot make a temporary folder: %w", err)
+	if a.Supervised != nil {
+		d.Listener = a.Supervised.Listener
+	}
+	if temporary && a.Supervised != nil {
+		d.DataDir = a.Supervised.Temporary // it outlives this process
+	} else if temporary {
+		if d.DataDir, err = temporaryFolder(); err != nil {
+			return err
 		}
-		remove := func() { _ = os.RemoveAll(d.DataDir) } // what is left is in the system's temporary folder
+		remove := func() { removeFolder(d.DataDir) }
 		defer remove()
 		a.beforeExit(remove)
 	}

@@ -23,6 +23,8 @@ type failure struct {
 	// next is what to type or to try, without a full stop.
 	next  string
 	cause error
+	// told: another process has said it all.
+	told bool
 }
 
 // fieldProblem is a field of a request that a node refused.
@@ -62,6 +64,9 @@ type failureJSON struct {
 
 // tell writes a failure to standard error.
 func (a *app) tell(f *failure) {
+	if f.told {
+		return
+	}
 	if a.format == formatJSON {
 		text, err := json.Marshal(map[string]failureJSON{"error": {
 			f.exit, f.problem, f.code, f.reason, f.values, f.fields, f.retryAfter, f.next,

@@ -61,6 +61,7 @@ func (f *fakeNode) start() {
 	granaryv1.RegisterGrainServiceServer(f.server, f)
 	granaryv1.RegisterKindServiceServer(f.server, fakeKinds{})
 	granaryv1.RegisterStreamServiceServer(f.server, fakeStreams{f: f})
+	granaryv1.RegisterDeadLetterServiceServer(f.server, &fakeLetters{node: f, settled: map[string]*granaryv1.DeadLetterServiceGetResponse{}})
 	go func(s *grpc.Server) { _ = s.Serve(listener) }(f.server)
 }
 
@@ -160,6 +161,9 @@ func (f *fakeNode) take(e *granaryv1.Event) *granaryv1.Result {
 	case strings.HasPrefix(e.GetId(), "reject"):
 		f.record(e, granaryv1.RecordOutcome_RECORD_OUTCOME_REJECTED, "amount must be positive")
 		return refused(refusal(codes.FailedPrecondition, "REJECTED", "amount must be positive", nil))
+	case strings.HasPrefix(e.GetId(), "die"):
+		f.record(e, deadOutcome, "the handler panicked: as told")
+		return refused(refusal(codes.Internal, "DEAD_LETTERED", "the event was dead-lettered, its turn failed: the handler panicked: as told", nil))
 	case strings.HasPrefix(e.GetId(), "unknown"):
 		return refused(refusal(codes.NotFound, "UNKNOWN_KIND", "there is no kind of this name", map[string]string{"kind": e.GetGrain()}))
 	case strings.HasPrefix(e.GetId(), "busy") && first, strings.HasPrefix(e.GetId(), "stuck"):

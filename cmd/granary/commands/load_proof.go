@@ -36,9 +36,10 @@ func (s *loadShape) addTo(cmd *cobra.Command) {
 
 // loadReport is the final word of a load under -o json.
 type loadReport struct {
-	Load    *driver.Report   `json:"load"`
-	Ledger  *ledger.Report   `json:"ledger"`
-	Quality *ratings.Quality `json:"quality,omitempty"`
+	Load    *driver.Report    `json:"load"`
+	Ledger  *ledger.Report    `json:"ledger"`
+	Quality *ratings.Quality  `json:"quality,omitempty"`
+	Asks    *driver.AskReport `json:"asks,omitempty"`
 }
 
 // proof is a workload and how to find out what became of it.
@@ -50,6 +51,8 @@ type proof[T any] struct {
 	ready func(context.Context, grpc.ClientConnInterface) error
 	// judge says how well what was learnt foretells. May be nil.
 	judge func(context.Context, grpc.ClientConnInterface) (*ratings.Quality, error)
+	// asks beside the load, if their rate is above 0.
+	asks driver.AskOptions
 }
 
 // prove runs a load and its ledger, and tells the result.
@@ -69,7 +72,9 @@ func prove[T any](ctx context.Context, a *app, t *target, s loadShape, p proof[T
 		}
 	}
 	var report loadReport
+	stopAsking := p.ask(ctx, s.driver.Conns, &report)
 	report.Load, err = runLoad(ctx, a, s, p.workload)
+	stopAsking()
 	if report.Load == nil {
 		return conns[0].callFailure(p.what, err)
 	}
@@ -94,6 +99,24 @@ func prove[T any](ctx context.Context, a *app, t *target, s loadShape, p proof[T
 		return conns[0].callFailure(p.what, err)
 	}
 	return loadVerdict(p.what, p.kinds, report)
+}
+
+// ask asks beside a load until it is stopped, and then reports.
+func (p *proof[T]) ask(ctx context.Context, conns []grpc.ClientConnInterface, report *loadReport) (stop func()) {
+	if p.asks.Rate <= 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	o, done := p.asks, make(chan struct{})
+	o.Conns = conns
+	go func() {
+		defer close(done)
+		report.Asks, _ = driver.Ask(ctx, o) // the options are checked with the flags
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // dialSeveral makes connections for a load, after a call has shown that a node answers.
@@ -187,6 +210,10 @@ func (a *app) showLoad(report loadReport) error {
 	}
 	if r.Reconnects > 0 {
 		figures = append(figures, figure{"reconnects", fmt.Sprintf("%s, after which %s", count(r.Reconnects), several(r.Duplicates, "event")+" were known already")})
+	}
+	if x := report.Asks; x != nil {
+		figures = append(figures, figure{"asks", fmt.Sprintf("%s, %s answered%s; %s p50, %s p90, %s p99, %s most", count(x.Asked), count(x.Answered),
+			listed(x.Failed), millis(x.Latency.P50), millis(x.Latency.P90), millis(x.Latency.P99), millis(x.Latency.Max))})
 	}
 	if l != nil {
 		figures = append(figures, ledgerFigures(l)...)

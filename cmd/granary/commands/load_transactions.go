@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ type load struct {
 	loadShape
 	labels     bool
 	access     accessMode
+	asks       float64
 	parameters transactions.Parameters
 }
 
@@ -37,7 +39,8 @@ SIGINT ends the load early, and the ledger is still drawn up; a second one ends 
 With -o json: an object with load (source, sent, acknowledged, refused, unknown, duplicates, reconnects, seconds,
 events_per_second, latency, late_ms, refusals) and ledger (sent, acknowledged, refused, unknown, checked, folded,
 missing, twice, out_of_order, altered, uninvited, passed, passed_missing, passed_twice, accounts, merchants,
-wrong_states, broken_histories, foreign, seconds, findings); ledger is null with --ledger off.`,
+wrong_states, broken_histories, foreign, seconds, findings); ledger is null with --ledger off. With --asks also asks
+(asked, answered, failed, latency).`,
 		Example: `  granary load run transactions --for 10s
   granary load run transactions --from transactions.csv.gz --rate max --streams 8
   granary load run transactions --rate 20000 --for 5m --ledger sample
@@ -56,6 +59,9 @@ wrong_states, broken_histories, foreign, seconds, findings); ledger is null with
 			if l.parameters.Customers < 1 || l.parameters.Terminals < 1 {
 				return usageFailure(cmd, "--customers and --terminals must be at least 1")
 			}
+			if l.asks < 0 || l.asks > 0 && l.unary > 0 || math.IsNaN(l.asks) || math.IsInf(l.asks, 0) {
+				return usageFailure(cmd, "--asks wants a number of at least 0, and goes with no --unary")
+			}
 			if (l.from != "" || l.access.Fill) && !cmd.Flags().Changed("for") {
 				l.driver.For = 0
 			}
@@ -72,6 +78,7 @@ wrong_states, broken_histories, foreign, seconds, findings); ledger is null with
 	f.IntVar(&l.parameters.Customers, "customers", 5000, "`number` of generated customers")
 	f.IntVar(&l.parameters.Terminals, "terminals", 10000, "`number` of generated terminals")
 	f.Var(&l.access, "access", "who of the generated customers pays: handbook, where each pays now and then; uniform, where any may be next; or zipf:1.1, where a few pay most")
+	f.Float64Var(&l.asks, "asks", 0, "`asks` a second beside the load: 10,000 other accounts ask whether they may pay, and merchants decide")
 	f.BoolVar(&l.access.Fill, "fill", false, "let each generated customer pay once, and end")
 	f.Uint64Var(&l.parameters.Seed, "seed", 0, "the same `number` generates the same transactions")
 	return cmd
@@ -85,6 +92,7 @@ func (a *app) loadTransactions(ctx context.Context, t *target, l load) error {
 	defer closeFeed()
 	return prove(ctx, a, t, l.loadShape, proof[transactions.Happening]{
 		what: "load run transactions", kinds: "account and merchant", workload: driver.Transactions(feed), check: ledger.Check,
+		asks: driver.AskOptions{Rate: l.asks, First: max(l.parameters.Customers, 100_000), Accounts: 10_000, Terminals: l.parameters.Terminals},
 	})
 }
 

@@ -3,6 +3,8 @@ package commands
 import (
 	"context"
 	"log/slog"
+	"net"
+	"time"
 
 	"github.com/granary-dev/granary/grains"
 )
@@ -11,12 +13,16 @@ import (
 type NodeOptions struct {
 	// Listen is the HOST:PORT of all it serves; port 0 takes any that is free.
 	Listen string
+	// Listener to serve instead, if another process has opened it; else nil.
+	Listener net.Listener
 	// DataDir is the folder of the journal.
 	DataDir string
 	// Memory is the budget for activations, in bytes.
 	Memory int64
 	// Shards is the number of shards a new folder is made with. A folder keeps the number it has.
 	Shards int
+	// TurnLimit is how long the handler of an event may run.
+	TurnLimit time.Duration
 	// Metrics serves /metrics on the same port.
 	Metrics bool
 	// Profiles serves Go's profiles under /debug/pprof/ on the same port.

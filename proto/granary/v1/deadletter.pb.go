@@ -331,7 +331,11 @@ type DeadLetterServiceGetResponse struct {
 	// record of the grain.
 	Record *HistoryRecord `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
 	// open tells that it was neither retried nor dropped.
-	Open          bool `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
+	Open bool `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
+	// settled is "retried" or "dropped"; empty while it is open, and where so much came after it that this was not looked up.
+	Settled string `protobuf:"bytes,4,opt,name=settled,proto3" json:"settled,omitempty"`
+	// retried_as is the seq of the record that its last run became; 0 unless settled is "retried".
+	RetriedAs     uint64 `protobuf:"varint,5,opt,name=retried_as,json=retriedAs,proto3" json:"retried_as,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -385,6 +389,20 @@ func (x *DeadLetterServiceGetResponse) GetOpen() bool {
 		return x.Open
 	}
 	return false
+}
+
+func (x *DeadLetterServiceGetResponse) GetSettled() string {
+	if x != nil {
+		return x.Settled
+	}
+	return ""
+}
+
+func (x *DeadLetterServiceGetResponse) GetRetriedAs() uint64 {
+	if x != nil {
+		return x.RetriedAs
+	}
+	return 0
 }
 
 // RetryRequest names a dead letter.
@@ -626,11 +644,14 @@ const file_granary_v1_deadletter_proto_rawDesc = "" +
 	"\x1bDeadLetterServiceGetRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
 	"\x05grain\x18\x02 \x01(\tR\x05grain\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"{\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xb4\x01\n" +
 	"\x1cDeadLetterServiceGetResponse\x12\x14\n" +
 	"\x05grain\x18\x01 \x01(\tR\x05grain\x121\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.granary.v1.HistoryRecordR\x06record\x12\x12\n" +
-	"\x04open\x18\x03 \x01(\bR\x04open\"N\n" +
+	"\x04open\x18\x03 \x01(\bR\x04open\x12\x18\n" +
+	"\asettled\x18\x04 \x01(\tR\asettled\x12\x1d\n" +
+	"\n" +
+	"retried_as\x18\x05 \x01(\x04R\tretriedAs\"N\n" +
 	"\fRetryRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
 	"\x05grain\x18\x02 \x01(\tR\x05grain\x12\x10\n" +
