@@ -50,7 +50,7 @@ func (s *subscriber) connect() {
 	}
 	cfg := s.source
 	cfg.Shards, cfg.Beginning, cfg.Position, cfg.UntilLive = n.table.Len(), s.position == "", s.position, s.closing
-	cfg.Bytes = 200 + w.rnd.IntN(4000) // so small that responses end within entries
+	cfg.Bytes = 100 + w.rnd.IntN(3000)>>w.rnd.IntN(4) // so small that responses end within entries
 	cfg.Record = func(lineage, index uint64, r *entry.Record) *granaryv1.HistoryRecord {
 		return &granaryv1.HistoryRecord{Seq: r.Seq, Type: r.Event, PayloadProtobuf: bytes.Clone(r.Payload),
 			Position: answer.Position(entry.Position{Lineage: lineage, Index: index, Ordinal: r.Ordinal})}
