@@ -1,10 +1,10 @@
 // Package actors runs grains: it holds the state machine of a shard, in which events become turns, turns become records
 // of the journal, and committed records become answers and sends.
 //
-// Here live activation and passivation, deduplication, the outbox, and reads. [Shard] is a pure machine: all that happens
-// to it comes in through [Shard.Step] with the time, all that it wants done goes out as [Effects]; it reads the journal
-// through persistence.Index, as Raft reads its log through its storage. Here never live goroutines, channels, clocks or
-// the network, and no concrete kind.
+// Here live activation and passivation, deduplication, the outbox, reminders, and reads. [Shard] is a pure machine: all
+// that happens to it comes in through [Shard.Step] with the time, all that it wants done goes out as [Effects]; it reads
+// the journal through persistence.Index, as Raft reads its log through its storage. Here never live goroutines, channels,
+// clocks or the network, and no concrete kind.
 //
 // Invariant: nothing leaves a shard before the entry it rests on is committed: no acknowledgement, no read, no send.
 //
@@ -117,6 +117,8 @@ type Effects struct {
 	Cuts []Cut
 	// Unrun are condemned events that are dead-lettered now, and so condemned no more.
 	Unrun []Identity
+	// HeldBack are reminders that were due and cannot fire.
+	HeldBack []HeldBack
 	// Again asks for another Idle soon: there is more to do than one step should.
 	Again bool
 }
@@ -127,6 +129,15 @@ type Cut struct {
 	Kind    string
 	Version uint32
 	Failed  bool
+}
+
+// HeldBack is a reminder that does not fire because its event cannot be read or its grain cannot be loaded. It stays
+// pending: the next leader, or this one after a restart, tries again.
+type HeldBack struct {
+	Kind, Key string
+	Reminder  uint64
+	Due       int64
+	Why       error
 }
 
 // Reset empties the effects and keeps their memory.

@@ -130,6 +130,8 @@ type Read struct {
 	Tail        *Tail
 	DeadLetter  *DeadLetter
 	DeadLetters *DeadLetters
+	// Reminders is a list too.
+	Reminders *Reminders
 	// Failed is the outcome when the read failed, Folded otherwise. Why says it in words. Lack is what is missing, for a
 	// LogicMissing that is for want of a version: the first of it if it keeps the shard from leading, or what this grain
 	// needs; nil otherwise.
@@ -197,4 +199,31 @@ type ListedGrain struct {
 	Key  string
 	Seq  uint64
 	Time int64 // journal time of the last record, Unix microseconds
+}
+
+// Reminders asks for the pending reminders of a kind in one shard, in the order of the keys and, for each, of the ids.
+type Reminders struct {
+	Kind string
+	// Prefix of the keys. Key, if it is set, is the one grain that is meant.
+	Prefix, Key string
+	// AfterKey and AfterID are the last reminder before those that are wanted; empty: from the first on.
+	AfterKey string
+	AfterID  uint64
+	// Limit is the number wanted. Behind so many Bytes of payload the answer ends too.
+	Limit, Bytes int
+
+	// The answer. More tells that there are others beyond the last one answered.
+	Pending []PendingReminder
+	More    bool
+}
+
+// PendingReminder is a reminder that was set and has not come to its end.
+type PendingReminder struct {
+	Key string
+	ID  uint64
+	// Due is when it fires next, in Unix microseconds of journal time; Every the time between firings, 0 if it fires once.
+	Due, Every int64
+	// Event is the full name of its message, Payload the message in wire form.
+	Event   string
+	Payload []byte
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -35,6 +36,10 @@ import (
 //	needs:item   fail, unless the item is written down
 //	until:n      fail, in versions below n
 //	!reason      refuse the event; the first word only
+//	in:ms:words  set a reminder; its event are the words
+//	at:µs:words  the same for a moment, since 1970
+//	every:ms:words  the same, again and again
+//	cancel:seq.n  take back the reminder that effect n of the turn seq set
 //	fail, panic  write "broken" down and fail
 //
 // bookOf is its logic in a version: from 2 on, it marks each item with a "'" for every raise, and says in what it
@@ -90,6 +95,8 @@ func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 			token, text, _ := strings.Cut(word[7:], ":")
 			s.Value += "answered "
 			t.Answer(token, wrapperspb.String(fmt.Sprintf("%s-%s-%d", text, t.Key(), len(s.Value))))
+		case strings.HasPrefix(word, "in:"), strings.HasPrefix(word, "at:"), strings.HasPrefix(word, "every:"), strings.HasPrefix(word, "cancel:"):
+			remindBook(t, word)
 		case word == "now":
 			s.Value += strconv.FormatInt(t.Now().UnixMicro(), 10) + " "
 		case word == "from":
@@ -103,6 +110,31 @@ func bookTurn(version int, t *grains.Turn, s, e *wrapperspb.StringValue) error {
 		}
 	}
 	return nil
+}
+
+func remindBook(t *grains.Turn, word string) {
+	verb, rest, _ := strings.Cut(word, ":")
+	number, words, _ := strings.Cut(rest, ":")
+	n, _ := strconv.Atoi(number)
+	event := wrapperspb.String(strings.ReplaceAll(words, ";", " "))
+	switch verb {
+	case "in":
+		t.After(time.Duration(n)*time.Millisecond, event)
+	case "at":
+		t.At(time.UnixMicro(int64(n)), event)
+	case "every":
+		t.Every(time.Duration(n)*time.Millisecond, event)
+	case "cancel":
+		t.Cancel(bookTimer(number))
+	}
+}
+
+// bookTimer is the id of the reminder that an effect of a turn set, written seq.effect.
+func bookTimer(s string) uint64 {
+	seq, effect, _ := strings.Cut(s, ".")
+	n, _ := strconv.ParseUint(seq, 10, 64)
+	i, _ := strconv.ParseUint(effect, 10, 64)
+	return n*grains.MaxEffects + i
 }
 
 // deaf is a kind that takes numbers only.
@@ -149,6 +181,14 @@ type model struct {
 	logic     uint32            // of books, at least, since the last logic change
 	answers   map[string]string // by grain and seq: the text of the answer that counts
 	letters   map[string]*modelLetter
+	pending   map[string]modelReminder // by grain and id
+	fired     map[string]int           // the same
+}
+
+// modelReminder is one that was set and has not come to its end.
+type modelReminder struct {
+	payload    string
+	due, every int64
 }
 
 type modelRecord struct {
@@ -169,10 +209,13 @@ type modelRecord struct {
 	retryOf  string // seq of the dead letter that it is the second run of
 }
 
-// modelSend is a send, or a defer, which is to nobody.
+// modelSend is a send, or a defer, which is to nobody, or, with a type, another effect.
 type modelSend struct {
 	to                    uint64
 	grain, payload, token string
+	typ                   entry.EffectType
+	timer                 uint64
+	due, every            int64
 }
 
 var modelDefer = modelSend{grain: "defer"}
@@ -190,7 +233,7 @@ type modelProducer struct{ epoch, watermark uint64 }
 func newModel(shard uint64) *model {
 	return &model{shard: shard, grains: map[string][]modelRecord{}, inbox: map[uint64]persistence.Mark{},
 		sends: map[persistence.Mark]modelSend{}, producers: map[string]modelProducer{}, ids: map[string]int64{}, covered: map[string]uint64{}, answers: map[string]string{},
-		letters: map[string]*modelLetter{}}
+		letters: map[string]*modelLetter{}, pending: map[string]modelReminder{}, fired: map[string]int{}}
 }
 
 // tail are the versions that made the records behind a grain's last snapshot.
@@ -298,6 +341,9 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 	}
 	mr := modelRecord{seq: rec.Seq, logic: rec.Logic, typ: rec.Type, pos: entry.Position{Lineage: m.shard, Index: index, Ordinal: rec.Ordinal}, time: rec.Time,
 		payload: string(rec.Payload), reason: string(rec.Reason), id: string(rec.ID), producer: rec.Producer, sequence: rec.Sequence}
+	if (rec.Type == entry.Timer) != (rec.Timer != 0 && rec.Type != entry.Void && rec.Type != entry.DeadLetter) {
+		return fmt.Errorf("%s seq %d is of type %v, and the firing of reminder %d", name, rec.Seq, rec.Type, rec.Timer)
+	}
 	if rec.Sender.Kind != "" {
 		mr.sender = rec.Sender.Kind + "/" + string(rec.Sender.Key)
 	}
@@ -307,6 +353,10 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		}
 	}
 	switch {
+	case rec.Timer != 0:
+		if err := m.fire(name, rec); err != nil {
+			return err
+		}
 	case rec.Sequence != 0:
 		p := m.producers[rec.Producer]
 		if rec.Epoch != p.epoch || rec.Sequence <= p.watermark {
@@ -327,7 +377,7 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		m.ids[id] = rec.Time
 	}
 	var want []modelSend
-	if rec.Type == entry.Input && rec.Kind == "book" {
+	if (rec.Type == entry.Input || rec.Type == entry.Timer) && rec.Kind == "book" {
 		_, want = m.turn(m.fold(name, rec.Seq-1), rec.Payload, &mr, string(rec.Key))
 	}
 	mr.deferred = slices.Contains(want, modelDefer)
@@ -344,12 +394,25 @@ func (m *model) take(index uint64, rec *entry.Record) error {
 		return fmt.Errorf("%s seq %d has %d effects, its turn makes %d", name, rec.Seq, len(rec.Effects), len(want))
 	}
 	for i, x := range rec.Effects {
-		to := modelSend{shardOf(x.Kind, x.Key), x.Kind + "/" + string(x.Key), string(x.Payload), string(x.Token)}
-		if x.Type == entry.Defer {
+		to := modelSend{to: shardOf(x.Kind, x.Key), grain: x.Kind + "/" + string(x.Key), payload: string(x.Payload), token: string(x.Token)}
+		switch x.Type {
+		case entry.Send:
+		case entry.Defer:
 			to = modelDefer
+		default:
+			to = modelSend{payload: string(x.Payload), typ: x.Type, timer: x.Timer, due: x.Due, every: x.Every}
 		}
 		if to != want[i] {
 			return fmt.Errorf("%s seq %d sends %v, its turn %v", name, rec.Seq, to, want[i])
+		}
+		timer := fmt.Sprintf("%s %d", name, x.Timer)
+		switch x.Type {
+		case entry.Remind:
+			m.pending[timer] = modelReminder{string(x.Payload), x.Due, x.Every}
+			continue
+		case entry.Cancel:
+			delete(m.pending, timer)
+			continue
 		}
 		if to == modelDefer {
 			continue
@@ -410,6 +473,44 @@ func replyText(reply []byte) string {
 	return v.Value
 }
 
+// fire takes in the firing of a reminder: of a pending one, with its event, and not before its time.
+func (m *model) fire(name string, rec *entry.Record) error {
+	timer := fmt.Sprintf("%s %d", name, rec.Timer)
+	p, ok := m.pending[timer]
+	switch {
+	case !ok:
+		return fmt.Errorf("reminder %s fires, which is not pending; it fired %d times before", timer, m.fired[timer])
+	case string(rec.Payload) != p.payload:
+		return fmt.Errorf("reminder %s fires with %q, it was set with %q", timer, rec.Payload, p.payload)
+	case rec.Time < p.due:
+		return fmt.Errorf("reminder %s fires at %d, which is %d µs early", timer, rec.Time, p.due-rec.Time)
+	case rec.Sender.Kind != "" || rec.Producer != "" || len(rec.ID) > 0:
+		return fmt.Errorf("reminder %s has an origin", timer)
+	}
+	m.fired[timer]++
+	if p.every == 0 {
+		delete(m.pending, timer)
+		return nil
+	}
+	for p.due <= rec.Time {
+		p.due += p.every
+	}
+	m.pending[timer] = p
+	return nil
+}
+
+// checkReminders: what is due fired.
+func (w *world) checkReminders() {
+	w.t.Helper()
+	for _, r := range w.shards {
+		for _, timer := range sortedKeys(r.model.pending) {
+			if p := r.model.pending[timer]; p.due <= w.now {
+				w.t.Fatalf("shard %d: reminder %s was due %d µs ago", r.id, timer, w.now-p.due)
+			}
+		}
+	}
+}
+
 // turn is the book's handler, written a second time: the words that change the state, and the sends.
 func (m *model) turn(state string, payload []byte, rec *modelRecord, key string) (string, []modelSend) {
 	var e wrapperspb.StringValue
@@ -457,6 +558,8 @@ func (m *model) turn(state string, payload []byte, rec *modelRecord, key string)
 			grain, _, _ := strings.Cut(token, "#")
 			send(grain, fmt.Sprintf("%s-%s-%d", text, key, len(state)))
 			sends[len(sends)-1].token = token
+		case strings.HasPrefix(word, "in:"), strings.HasPrefix(word, "at:"), strings.HasPrefix(word, "every:"), strings.HasPrefix(word, "cancel:"):
+			sends = append(sends, rec.reminder(word, len(sends)))
 		case word == "now":
 			state += fmt.Sprintf("%d ", rec.time)
 		case word == "from":
@@ -476,12 +579,38 @@ func (m *model) turn(state string, payload []byte, rec *modelRecord, key string)
 	return state, sends
 }
 
+// reminder is the effect of a word about reminders, which has a number in its turn.
+func (rec *modelRecord) reminder(word string, effect int) modelSend {
+	parts := strings.SplitN(word, ":", 3)
+	if parts[0] == "cancel" {
+		return modelSend{typ: entry.Cancel, timer: bookTimer(parts[1])}
+	}
+	n, err := strconv.ParseInt(parts[1], 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	wire, err := proto.Marshal(wrapperspb.String(strings.ReplaceAll(parts[2], ";", " ")))
+	if err != nil {
+		panic(err)
+	}
+	e := modelSend{typ: entry.Remind, payload: string(wire), timer: rec.seq*grains.MaxEffects + uint64(effect)}
+	switch parts[0] {
+	case "in":
+		e.due = rec.time + n*1000
+	case "at":
+		e.due = max(n, rec.time)
+	case "every":
+		e.due, e.every = rec.time+n*1000, n*1000
+	}
+	return e
+}
+
 // fold is the state of a book behind its record seq.
 func (m *model) fold(name string, seq uint64) string {
 	state := ""
 	_, key, _ := strings.Cut(name, "/")
 	for i := range m.grains[name][:seq] {
-		if rec := &m.grains[name][i]; rec.typ == entry.Input {
+		if rec := &m.grains[name][i]; rec.typ == entry.Input || rec.typ == entry.Timer {
 			state, _ = m.turn(state, []byte(rec.payload), rec, key)
 		}
 	}
@@ -545,12 +674,13 @@ func (w *world) checkStates() {
 				continue
 			}
 			rd := &actors.Read{Get: &actors.Get{Kind: w.kind(kind), Key: key}}
+			before := r.model.seq(name)
 			w.read(rd)
 			w.settle()
 			if rd.Failed != actors.Folded {
 				w.t.Fatalf("%s: %v %s", name, rd.Failed, rd.Why)
 			}
-			if rd.Get.Seq != r.model.seq(name) {
+			if rd.Get.Seq < before || rd.Get.Seq > r.model.seq(name) { // a reminder may have fired meanwhile
 				w.t.Fatalf("%s is at seq %d, its records end at %d", name, rd.Get.Seq, r.model.seq(name))
 			}
 		}

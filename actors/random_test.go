@@ -57,6 +57,7 @@ func TestRandom(t *testing.T) {
 		c.checkReplies()
 		w.checkAnswered()
 		w.checkSends()
+		w.checkReminders()
 		w.checkStates()
 		w.checkOpen()
 		c.checkOnce()
@@ -90,7 +91,7 @@ var testKeys = []string{"a", "b", "c@2", "d@2"}
 func (c *clients) words() string {
 	item := fmt.Sprintf("+%d", c.ids)
 	c.ids++
-	switch rapid.IntRange(0, 15).Draw(c.t, "words") {
+	switch rapid.IntRange(0, 23).Draw(c.t, "words") {
 	case 0:
 		return "!no" + item
 	case 1:
@@ -112,8 +113,27 @@ func (c *clients) words() string {
 			return item + " big:150000"
 		}
 		return "!" + strings.Repeat("-", 20_000) // long to journal, and no longer state
+	case 11, 12, 13, 14:
+		return item + " " + c.remind(item)
+	case 16, 17:
+		return fmt.Sprintf("%s cancel:%d.%d", item, rapid.IntRange(1, 12).Draw(c.t, "seq"), rapid.IntRange(0, 2).Draw(c.t, "effect"))
+	case 15:
+		return fmt.Sprintf("%s in:0:+r%s cancel:%d.1", item, item[1:], rapid.IntRange(1, 12).Draw(c.t, "seq"))
 	}
 	return item
+}
+
+// remind draws a word that sets a reminder, whose turn may fail, be refused, send, or set another.
+func (c *clients) remind(item string) string {
+	what := rapid.SampledFrom([]string{"+r" + item[1:], "+r" + item[1:], "!no", "fail", "panic", fmt.Sprintf(">%s:+r%s", c.key(), item[1:]),
+		"in:50:+rr" + item[1:], "cancel:2.0", "big:150000"}).Draw(c.t, "reminder")
+	switch rapid.IntRange(0, 5).Draw(c.t, "when") {
+	case 0:
+		return "at:1000:" + what
+	case 1:
+		return "every:" + rapid.SampledFrom([]string{"1000", "60000"}).Draw(c.t, "every") + ":" + what
+	}
+	return fmt.Sprintf("in:%d:%s", rapid.SampledFrom([]int{0, 1, 60, 600, 60_000}).Draw(c.t, "after"), what)
 }
 
 func (c *clients) key() string { return rapid.SampledFrom(c.keys).Draw(c.t, "key") }
@@ -129,7 +149,7 @@ func (c *clients) producer() *testProducer {
 // act draws one thing that happens.
 func (c *clients) act() {
 	w, t := c.w, c.t
-	switch rapid.IntRange(0, 41).Draw(t, "act") {
+	switch rapid.IntRange(0, 44).Draw(t, "act") {
 	case 0, 1, 2, 3:
 		c.publish()
 	case 4:
@@ -172,14 +192,14 @@ func (c *clients) act() {
 		r := c.shard()
 		r.crash(rapid.IntRange(0, len(r.proposed)).Draw(t, "survive"))
 	case 23:
-		w.now += rapid.SampledFrom([]int64{1, 1000, 60_000, 600e6, -1, -600e6}).Draw(t, "clock")
+		w.now += rapid.SampledFrom([]int64{1, 1000, 60_000, 600e6, -1, -600e6, 100_000}).Draw(t, "clock")
 	case 24:
 		if err := c.shard().shard.Close(); err != nil {
 			t.Fatal(err)
 		}
 	case 25:
 		c.shard().confirm()
-	case 26:
+	case 26, 39, 40, 41:
 		r := c.shard()
 		r.step(actors.Tick{})
 		r.idle()
@@ -212,7 +232,7 @@ func (c *clients) read() {
 	kind := c.w.kind("book")
 	rd := &actors.Read{Stale: rapid.Bool().Draw(t, "stale")}
 	seq := func(name string) uint64 { return uint64(rapid.IntRange(0, 12).Draw(t, name)) }
-	switch rapid.IntRange(0, 7).Draw(t, "read") {
+	switch rapid.IntRange(0, 8).Draw(t, "read") {
 	case 0, 1, 2:
 		rd.Get = &actors.Get{Kind: kind, Key: key}
 	case 3, 4:
@@ -224,6 +244,13 @@ func (c *clients) read() {
 		}
 	case 6:
 		rd.History = &actors.History{Kind: kind, Key: key, From: seq("from"), To: seq("to"), Limit: 1 + int(seq("limit")), NewestFirst: rapid.Bool().Draw(t, "newest")}
+	case 7:
+		rd.Reminders = &actors.Reminders{Kind: "book", Prefix: rapid.SampledFrom([]string{"", "b", "c"}).Draw(t, "prefix"), Bytes: 1 << 30,
+			Key: rapid.SampledFrom([]string{"", "", "a"}).Draw(t, "only"), Limit: 1 + int(seq("limit"))}
+		if rapid.Bool().Draw(t, "page") {
+			rd.Reminders.AfterKey, rd.Reminders.AfterID = key, seq("after")*1024
+		}
+		c.w.remindersOf[rd.Reminders] = c.shard().id
 	default:
 		rd.List = &actors.List{Kind: "book", Prefix: rapid.SampledFrom([]string{"", "b", "c"}).Draw(t, "prefix"),
 			After: rapid.SampledFrom([]string{"", "a", "d@2"}).Draw(t, "after"), Limit: 1 + int(seq("limit"))}

@@ -80,6 +80,8 @@ func (s *Shard) answer(fx *Effects) {
 			err = s.readLetters(r.DeadLetters)
 		case r.DeadLetter != nil:
 			err = s.readLetter(r.DeadLetter)
+		case r.Reminders != nil:
+			err = s.listReminders(r.Reminders)
 		case r.Get.AtSeq != 0 || r.Get.AtTime != 0:
 			err = s.getPast(r.Get)
 		}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/persistence"
 	"github.com/granary-dev/granary/persistence/entry"
 )
@@ -189,6 +190,26 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 	"dead": (*script).letters,
 	// letter NAME key [seq=]: reads a dead letter.
 	"letter": (*script).letter,
+	// reminders NAME [prefix=] [key=] [after=] [id=] [limit=]: reads the pending reminders of books in a shard.
+	"reminders": func(s *script, t *testing.T, d *datadriven.TestData) {
+		label := name(t, d)
+		l := &actors.Reminders{Kind: "book", Prefix: text(t, d, "prefix"), Key: text(t, d, "key"), AfterKey: text(t, d, "after"),
+			AfterID: bookTimer(text(t, d, "id")), Limit: number(t, d, "limit", 100), Bytes: 1 << 20}
+		s.w.remindersOf[l] = s.shard(t, d).id
+		s.read(label, &actors.Read{Reminders: l}, func() string {
+			var b strings.Builder
+			for _, p := range l.Pending {
+				fmt.Fprintf(&b, "\n  %s %d.%d in %d ms: %s", p.Key, p.ID/grains.MaxEffects, p.ID%grains.MaxEffects, (p.Due-s.w.now)/1000, payload(p.Payload))
+				if p.Every != 0 {
+					fmt.Fprintf(&b, ", every %d ms", p.Every/1000)
+				}
+			}
+			if l.More {
+				b.WriteString("\n  more")
+			}
+			return b.String()
+		})
+	},
 	// commit [n=] [busy]: the first n proposed entries are committed; all by default. busy: no Idle.
 	"commit": func(s *script, t *testing.T, d *datadriven.TestData) {
 		r := s.shard(t, d)
@@ -291,6 +312,14 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		r.step(actors.Tick{})
 		r.idle()
 	},
+	// hold [tick]: the queue has run empty, and nothing should be written that nobody waits for; after a tick.
+	"hold": func(s *script, t *testing.T, d *datadriven.TestData) {
+		r := s.shard(t, d)
+		if d.HasArg("tick") {
+			r.step(actors.Tick{})
+		}
+		r.step(actors.Idle{Hold: true})
+	},
 	// fill key n= : publishes n events of one word each, in one batch.
 	"fill": func(s *script, t *testing.T, d *datadriven.TestData) {
 		b := &actors.Batch{Done: func(*actors.Batch) {}}
@@ -320,6 +349,7 @@ var commands = map[string]func(*script, *testing.T, *datadriven.TestData){
 		s.w.trace = nil
 		s.w.settle()
 		s.w.checkSends()
+		s.w.checkReminders()
 		s.w.checkStates()
 		s.w.checkOpen()
 		s.w.checkAnswered()
@@ -507,6 +537,9 @@ func record(r *entry.Record) string {
 		return fmt.Sprintf("snapshot %s/%s #%d, %d of %d, %d bytes", r.Kind, r.Key, r.Seq, r.Snapshot.Chunk, r.Snapshot.Chunks, len(r.Payload)) + byVersion(r)
 	}
 	s := fmt.Sprintf("%v %s/%s #%d %s", r.Type, r.Kind, r.Key, r.Seq, payload(r.Payload)) + byVersion(r)
+	if r.Timer != 0 {
+		s += fmt.Sprintf(" (reminder %d.%d)", r.Timer/grains.MaxEffects, r.Timer%grains.MaxEffects)
+	}
 	if r.Back != 0 {
 		s += fmt.Sprintf(" (back %d)", r.Back)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"go.etcd.io/raft/v3/raftpb"
@@ -101,6 +100,8 @@ type Shard struct {
 	examining bool   // elected, but what the journal needs is still looked for
 	unfit     *Unfit // elected, but not able to lead
 
+	reminders reminders
+
 	outbox outbox
 	asks   asks
 	reads  []*Read
@@ -126,6 +127,8 @@ type Stats struct {
 	Turns, Rejected, DeadLetters, Duplicates, Sends, Snapshots, Activations, Passivations, Entries, Checkpoints uint64
 	// Answers are the replies to events of this shard that later turns gave.
 	Answers uint64
+	// Reminders that fired.
+	Reminders uint64
 	// Cut are the grains that were snapshotted because the version of their logic was raised.
 	Cut uint64
 }
@@ -142,6 +145,7 @@ func (s *Stats) Add(o Stats) {
 	s.Passivations += o.Passivations
 	s.Entries += o.Entries
 	s.Checkpoints += o.Checkpoints
+	s.Reminders += o.Reminders
 	s.Cut += o.Cut
 	s.Answers += o.Answers
 }
@@ -155,6 +159,7 @@ type flight struct {
 	settles []*Settle
 	ids     []uint64
 	answers []asked
+	claims  []claim
 }
 
 // NewShard returns the machine of a shard, following.
@@ -192,7 +197,7 @@ func (s *Shard) forget() {
 	s.settling = map[letterName]bool{}
 	s.open, s.flights, s.pending = flight{}, nil, 0
 	s.builder.Reset(0)
-	s.outbox = outbox{}
+	s.outbox, s.reminders = outbox{}, reminders{}
 	s.asks = newAsks()
 	s.cuts, s.examining, s.unfit = nil, false, nil
 	s.leading, s.asked = false, false
@@ -254,6 +259,9 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 			if err := s.cutSome(fx); err != nil {
 				return err
 			}
+			if err := s.fireSome(now, fx); err != nil {
+				return err
+			}
 		}
 		if err := s.outbox.catchUp(s, now, fx); err != nil {
 			return err
@@ -276,6 +284,7 @@ func (s *Shard) Step(now int64, input any, fx *Effects) error {
 		s.lose(fx)
 	case Tick:
 		s.outbox.tick(now)
+		s.tickReminders(now)
 		return s.sweep(now, fx)
 	default:
 		return fmt.Errorf("shard %d: unknown input %T", s.cfg.Shard, input)
@@ -479,6 +488,7 @@ func (s *Shard) land(f *flight, fx *Effects) {
 	for _, at := range f.answers {
 		delete(s.asks.uncommitted, at) // the index knows it
 	}
+	s.release(f)
 	for _, b := range f.batches {
 		s.finish(b, fx)
 	}
@@ -509,8 +519,7 @@ func (s *Shard) checkpoint(force bool) error {
 // there instead of reading its records one by one.
 func (s *Shard) storeStates() {
 	s.index.Changed(func(grain string, seq uint64) {
-		_, rest, _ := strings.Cut(grain, "\x00")
-		kind, key, _ := strings.Cut(rest, "\x00")
+		kind, key := persistence.CutGrain(grain)
 		// one whose last record is the last applied holds nothing uncommitted
 		if a := s.grains[kind][key]; a != nil && a.seq == seq && a.unstored() >= stateEvery {
 			s.storeState(a)

@@ -78,11 +78,15 @@ func (s *Shard) turn(a *activation, e *grains.EventType, msg proto.Message, send
 			}
 		}
 	} else {
-		rec.Type = entry.Input
+		if rec.Type = entry.Input; rec.Timer != 0 {
+			rec.Type = entry.Timer
+		}
 		rec.Effects, rec.Reply = s.journaled(out.Effects), out.Reply
 		rec.Digest = rec.OutcomeDigest()
 	}
-	return s.number(a), nil
+	ordinal = s.number(a)
+	s.claimCanceled(rec)
+	return ordinal, nil
 }
 
 // effectTypes are the types of effects in the journal.

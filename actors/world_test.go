@@ -52,8 +52,9 @@ type world struct {
 	settles        map[*actors.Settle]bool
 	lettersOf      map[*actors.DeadLetters]uint64 // the shard that is asked
 	acked          map[string]uint64
-	listed         map[*actors.List]uint64  // the shard that is asked
-	orphans        map[*actors.Batch]func() // called when the node of the batch crashes
+	listed         map[*actors.List]uint64      // the shard that is asked
+	remindersOf    map[*actors.Reminders]uint64 // the same
+	orphans        map[*actors.Batch]func()     // called when the node of the batch crashes
 }
 
 // replica is one shard with what stands for its Raft group.
@@ -90,7 +91,7 @@ func newWorld(t failer, shards int, budget int64, snapshotEvery int, limits ...i
 		t.Fatalf("%v", err)
 	}
 	w := &world{t: t, fs: fs, store: store, catalog: testCatalog(snapshotEvery), budget: budget, now: 1_700_000_000_000_000,
-		batches: map[any]bool{}, reads: map[any]bool{}, settles: map[*actors.Settle]bool{}, lettersOf: map[*actors.DeadLetters]uint64{}, acked: map[string]uint64{}, listed: map[*actors.List]uint64{}, orphans: map[*actors.Batch]func(){}}
+		batches: map[any]bool{}, reads: map[any]bool{}, settles: map[*actors.Settle]bool{}, lettersOf: map[*actors.DeadLetters]uint64{}, acked: map[string]uint64{}, listed: map[*actors.List]uint64{}, remindersOf: map[*actors.Reminders]uint64{}, orphans: map[*actors.Batch]func(){}}
 	w.system = actor.NewActorSystemWithConfig(actor.Configure(
 		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }),
 		actor.WithDeadLetterRequestLogging(false), actor.WithDeadLetterThrottleCount(0)))
@@ -309,6 +310,9 @@ func (r *replica) do(fx *actors.Effects) {
 		r.cuts = append(r.cuts, c)
 		r.tracef("cut %s to version %d, failed=%t", c.Kind, c.Version, c.Failed)
 	}
+	for _, h := range fx.HeldBack {
+		r.tracef("holds reminder %d of %s/%s back: %v", h.Reminder, h.Kind, h.Key, h.Why)
+	}
 	for _, p := range fx.Proposals {
 		r.tracef("proposes %s", describe(p))
 	}
@@ -463,6 +467,9 @@ func (w *world) shardOfRead(rd *actors.Read) uint64 {
 	case rd.DeadLetters != nil:
 		return w.lettersOf[rd.DeadLetters]
 	}
+	if rd.Reminders != nil {
+		return w.remindersOf[rd.Reminders]
+	}
 	return w.listed[rd.List]
 }
 
@@ -574,6 +581,8 @@ func (r *replica) checkRead(rd *actors.Read) {
 		r.checkList(rd.List)
 	case rd.DeadLetters != nil:
 		r.checkLetters(rd.DeadLetters)
+	case rd.Reminders != nil:
+		r.checkReminders(rd.Reminders)
 	}
 }
 
@@ -661,6 +670,44 @@ func (r *replica) checkList(l *actors.List) {
 	}
 }
 
+func (r *replica) checkReminders(l *actors.Reminders) {
+	var names []string
+	for name := range r.model.pending {
+		names = append(names, name)
+	}
+	order := func(name string) (key string, id uint64) {
+		grain, number, _ := strings.Cut(name, " ")
+		id, _ = strconv.ParseUint(number, 10, 64)
+		return strings.TrimPrefix(grain, l.Kind+"/"), id
+	}
+	after := func(a string, i uint64, b string, j uint64) bool { return a > b || a == b && i > j }
+	slices.SortFunc(names, func(a, b string) int {
+		k, i := order(a)
+		o, j := order(b)
+		if after(k, i, o, j) {
+			return 1
+		}
+		return -1
+	})
+	var want []string
+	for _, name := range names {
+		key, id := order(name)
+		if strings.HasPrefix(key, l.Prefix) && (l.Key == "" || key == l.Key) && after(key, id, l.AfterKey, l.AfterID) {
+			p := r.model.pending[name]
+			want = append(want, fmt.Sprintf("%s %d due %d every %d: %q", key, id, p.due, p.every, p.payload))
+		}
+	}
+	more := len(want) > l.Limit
+	want = want[:min(len(want), l.Limit)]
+	var got []string
+	for _, p := range l.Pending {
+		got = append(got, fmt.Sprintf("%s %d due %d every %d: %q", p.Key, p.ID, p.Due, p.Every, p.Payload))
+	}
+	if !slices.Equal(got, want) || l.More != more {
+		r.world.t.Fatalf("shard %d: reminders %+v:\n%s\nwant\n%s\nmore=%t", r.id, l, strings.Join(got, "\n"), strings.Join(want, "\n"), more)
+	}
+}
+
 // checkInbound: sends leave in order, and as they are committed.
 func (r *replica) checkInbound(in *actors.Inbound) {
 	var before persistence.Mark
@@ -670,7 +717,7 @@ func (r *replica) checkInbound(in *actors.Inbound) {
 		}
 		before = m.Mark
 		want, ok := r.model.sends[m.Mark]
-		if got := (modelSend{in.To, m.Kind + "/" + string(m.Key), string(m.Payload), string(m.Token)}); !ok || got != want {
+		if got := (modelSend{to: in.To, grain: m.Kind + "/" + string(m.Key), payload: string(m.Payload), token: string(m.Token)}); !ok || got != want {
 			r.world.t.Fatalf("shard %d: sends %v as %v; committed is %v", r.id, got, m.Mark, want)
 		}
 	}

@@ -120,6 +120,10 @@ func (s grainService) Query(ctx context.Context, req *connect.Request[granaryv1.
 	return answered(served(ctx, s.g, queryMethod, nil, req.Msg, s.g.query))
 }
 
+func (s grainService) ListReminders(ctx context.Context, req *connect.Request[granaryv1.ListRemindersRequest]) (*connect.Response[granaryv1.ListRemindersResponse], error) {
+	return answered(served(ctx, s.g, listRemindersMethod, nil, req.Msg, s.g.listReminders))
+}
+
 type kindService struct{ g *Gateway }
 
 func (s kindService) List(ctx context.Context, req *connect.Request[granaryv1.KindServiceListRequest]) (*connect.Response[granaryv1.KindServiceListResponse], error) {

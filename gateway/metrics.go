@@ -18,6 +18,7 @@ const (
 	listMethod
 	askMethod
 	queryMethod
+	listRemindersMethod
 	listKindsMethod
 	describeMethod
 	listStreamsMethod
@@ -28,8 +29,8 @@ const (
 	methods
 )
 
-var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListKinds", "Describe", "ListStreams", "ListDeadLetters",
-	"GetDeadLetter", "RetryDeadLetter", "DropDeadLetter"}
+var methodNames = [methods]string{"Publish", "Get", "History", "List", "Ask", "Query", "ListReminders", "ListKinds", "Describe", "ListStreams",
+	"ListDeadLetters", "GetDeadLetter", "RetryDeadLetter", "DropDeadLetter"}
 
 // lastCode is the largest status code of gRPC.
 const lastCode = codes.Unauthenticated

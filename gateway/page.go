@@ -16,6 +16,8 @@ import (
 const (
 	historyToken = 'h'
 	listToken    = 'l'
+	// of a list of reminders
+	reminderToken = 'r'
 )
 
 var tokenText = base64.RawURLEncoding.Strict()

@@ -74,6 +74,7 @@ type memory struct {
 	mu        sync.Mutex
 	runner    grains.Runner
 	grains    map[string]*memoryGrain
+	reminders []actors.PendingReminder // of boxes
 	producers map[memoryProducer]*memoryLink
 	index     uint64
 	held      []func() // answers that wait, while hold
@@ -279,6 +280,8 @@ func (m *memory) answer(shard uint64, r *actors.Read) {
 		m.deadLetters(shard, r.DeadLetters)
 	case r.DeadLetter != nil:
 		r.Failed, r.Why = m.deadLetter(r.DeadLetter)
+	case r.Reminders != nil:
+		m.listReminders(shard, r.Reminders)
 	case r.List != nil:
 		for name, g := range m.grains {
 			if !strings.HasPrefix(name, r.List.Kind+"/"+r.List.Prefix) || m.table.Shard("", r.List.Kind, g.key) != shard || g.key <= r.List.After || len(g.records) == 0 {

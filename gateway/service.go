@@ -40,6 +40,7 @@ func (g *Gateway) register(s *grpc.Server) {
 		unary(g, "History", historyMethod, g.history),
 		unary(g, "List", listMethod, g.list),
 		g.queryHandler(),
+		unary(g, "ListReminders", listRemindersMethod, g.listReminders),
 	}
 	s.RegisterService(&grains, nil)
 

@@ -26,9 +26,13 @@
 //	0x08  producer  id                        uv epoch, uv watermark, uv journal time (µs) of the last record, uv count,
 //	                                          then each of the newest entries with its events as uv last sequence, uv index
 //	0x09  id        bucket (8), hash (8)      uv index, uv ordinal, uv journal time (µs), 8 bytes hash of the body
+//	0x0a  timer     0x00, due (8), grain,     empty; due is a journal time (µs)
+//	                0x00, id (8)
+//	0x0a  timer     0x01, grain, 0x00, id (8) uv due, uv µs between firings (0: it fires once), uv index, uv ordinal, uv effect
+//	                                          that set the reminder
 //	0x0b  state     grain                     uv seq, uv version of the kind's logic; uv seq, uv index, uv ordinal, uv journal
 //	                                          time (µs) of the last snapshot at or below that seq (all 0: none); then the state
-//	0x0a  timer     reserved                  also reserved: 0x0c group, 0x0d tier, 0x0e key, 0x0f lineage, 0x10 quarantine
+//	0x0c to 0x10    reserved                  0x0c group, 0x0d tier, 0x0e key, 0x0f lineage, 0x10 quarantine
 //	0x11  logic     kind                      uv index of the last logic change (0 none), uv count, then each era as uv version,
 //	                                          uv index of the entry it begins with, see below
 //	0x12  reply     bucket (8), grain, 0x00,  uv index, uv ordinal of the answer to the event of the grain with this seq
@@ -59,6 +63,12 @@
 // A dead key is written for a dead letter and goes with the settlement that names its seq. The one without a grain is
 // written with every checkpoint. Where it is missing or names another index than applied, a version that knows no dead keys
 // has applied entries: then the log up to applied is read when the shard is opened, and the next checkpoint writes them.
+//
+// A timer is a reminder that is pending: set by an effect, not canceled, and not at its end. A numbered record with a timer
+// id is its firing, whatever came of the turn. That is the end of one that fires once. One that repeats, with e between
+// firings, is due next at the first due + n × e that is behind the journal time of the firing. In one record the firing
+// comes before the effects, and those come in their order. Both keys of a timer are written and deleted together; the event
+// is in the log only.
 //
 // A grain's records are found from its head backwards: each names the entry before it that has records of the grain
 // (docs/adr/0002). Snapshots have keys of their own, so that a moment in the past is found without walking from the end.

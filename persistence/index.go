@@ -149,6 +149,7 @@ type Index struct {
 	inboxNew  map[uint64]bool
 	producers map[string]*producerSlot
 	outbox    uint64
+	timers    timers
 	logic     map[string]*logic     // by kind
 	newest    *logic                // of the last record
 	dead      map[string]deadLetter // by grain and seq, as in keys
@@ -188,7 +189,7 @@ func (s *Store) OpenIndex(shard, voter uint64) (*Index, error) {
 	}
 	x := &Index{store: s, shard: shard, at: a, heads: map[string]*Head{}, snapshots: map[string][]SnapshotPointer{},
 		ids: map[uint64]Known{}, replies: map[string]replyAt{}, filters: map[uint64]*filter{}, inbox: map[uint64]Mark{}, inboxNew: map[uint64]bool{}, producers: map[string]*producerSlot{},
-		opened: opened{limit: s.opened / s.id.Shards}}
+		timers: timers{changed: map[string]*timerSlot{}}, opened: opened{limit: s.opened / s.id.Shards}}
 	if err := x.scan(key(shard, keyInbox), func(rest, v []byte) error {
 		f := values{buf: v}
 		m := Mark{f.uv(), uint32(f.uv()), uint32(f.uv())}
@@ -319,7 +320,7 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 	x.records++
 	x.at.lastTime = max(x.at.lastTime, r.Time)
 	switch r.Type {
-	case entry.Input, entry.Void, entry.DeadLetter:
+	case entry.Input, entry.Void, entry.DeadLetter, entry.Timer:
 	case entry.Snapshot:
 		if r.Snapshot.Chunk != 1 {
 			return nil
@@ -363,6 +364,11 @@ func (x *Index) apply(h *entry.Header, r *entry.Record) error {
 	}
 	if r.Type == entry.DeadLetter {
 		x.died(h.Index, r)
+	}
+	if r.Timer != 0 || len(r.Effects) > 0 {
+		if err := x.noteTimers(h, r, grain); err != nil {
+			return err
+		}
 	}
 	switch {
 	case r.Sequence != 0:
@@ -642,6 +648,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	for rest, at := range x.replies {
 		put(b.Set(append(replyKey(k[:0], x.shard, uint64(at.time/bucketMicros)), rest...), appendUvs(v[:0], at.index, uint64(at.ordinal)), nil))
 	}
+	put(x.checkpointTimers(b))
 	for kind, l := range x.logic {
 		k = append(appendPrefix(k[:0], x.shard, keyLogic), kind...)
 		v = l.append(v[:0])
@@ -672,6 +679,7 @@ func (x *Index) Checkpoint(outbox uint64, idsBefore int64) error {
 	clear(x.inboxNew)
 	clear(x.producers)
 	clear(x.dead)
+	clear(x.timers.changed)
 	x.records, x.bytes = 0, 0
 	clear(x.recent)
 	x.recent = x.recent[:0]

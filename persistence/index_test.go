@@ -62,6 +62,8 @@ type author struct {
 	producers map[string]*Producer
 	ids       map[string]Known // by the name of the event
 	inbox     map[uint64]Mark
+	timers    map[string]Timer // by name
+	nextTimer uint64
 
 	version uint32 // of the logic that runs
 	eras    []Era
@@ -75,7 +77,7 @@ type authored struct {
 }
 
 func newAuthor(t failer) *author {
-	return &author{t: t, time: 1_700_000_000_000_000, next: 1, grains: map[string]*authored{}, producers: map[string]*Producer{}, ids: map[string]Known{}, inbox: map[uint64]Mark{}}
+	return &author{t: t, time: 1_700_000_000_000_000, next: 1, grains: map[string]*authored{}, producers: map[string]*Producer{}, ids: map[string]Known{}, inbox: map[uint64]Mark{}, timers: map[string]Timer{}}
 }
 
 func (a *author) append(term uint64, data []byte) *raftpb.Entry {
@@ -199,6 +201,7 @@ func (a *author) record(t *rapid.T, b *entry.Builder) {
 	r.Seq = g.head.Seq + 1
 	g.head = Head{r.Seq, a.next, a.time}
 	a.grains[key] = g
+	a.reminders(t, &r, key, ordinal)
 	b.Append(&r)
 }
 
@@ -424,6 +427,7 @@ func (a *author) compare(x *Index) {
 			a.t.Fatalf("id %q: %+v %t %v, want %+v %t", name, got, ok, err, k, known)
 		}
 	}
+	a.compareTimers(x)
 	if x.LastData() != a.prev {
 		a.t.Fatalf("last data entry %d, want %d", x.LastData(), a.prev)
 	}
@@ -573,6 +577,8 @@ func TestCorruptDerivedKeysAreNamed(t *testing.T) {
 			_, err := ask(s).DeadLetters("", "", DeadLetter{}, 1)
 			return err
 		}},
+		{"timer", timerGrainKey(nil, 1, timerName("a", 1)), func(s *Store) error { _, err := ask(s).Timers(TimerRange{Kind: "k"}, 1); return err }},
+		{"timer without its twin", timerDueKey(nil, 1, 5, timerName("a", 1)), func(s *Store) error { _, err := ask(s).Due(5, nil, 1); return err }},
 		{"id", idKey(nil, 1, 0, 7), func(s *Store) error { _, _, err := ask(s).ID(7, 0, 1); return err }},
 	} {
 		s := openStore(t, vfs.NewMem())

@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -17,6 +18,7 @@ const (
 	keyOutbox   = 0x07
 	keyProducer = 0x08
 	keyID       = 0x09
+	keyTimer    = 0x0a
 	keyState    = 0x0b
 	keyLogic    = 0x11
 	keyReply    = 0x12
@@ -42,6 +44,13 @@ func AppendGrain[K string | []byte](dst []byte, tenant, kind string, key K) []by
 	dst = append(append(dst, tenant...), 0)
 	dst = append(append(dst, kind...), 0)
 	return append(dst, key...)
+}
+
+// CutGrain is the reverse of [AppendGrain] for a grain without a tenant.
+func CutGrain(grain string) (kind, key string) {
+	_, rest, _ := strings.Cut(grain, "\x00")
+	kind, key, _ = strings.Cut(rest, "\x00")
+	return kind, key
 }
 
 // GrainHash is the place of a grain on the ring of shards: XXH64 of its form in keys.

@@ -28,7 +28,7 @@ func gauge(name, help string, value func(*reading) float64) figure {
 }
 
 var figures = []figure{
-	counter("turns_total", "Turns run, of clients' events and of sends.", func(r *reading) float64 { return float64(r.stats.Turns) }),
+	counter("turns_total", "Turns run, of clients' events, of sends and of reminders.", func(r *reading) float64 { return float64(r.stats.Turns) }),
 	counter("rejected_total", "Events that their grain rejected.", func(r *reading) float64 { return float64(r.stats.Rejected) }),
 	counter("dead_letters_total", "Events whose turn failed.", func(r *reading) float64 { return float64(r.stats.DeadLetters) }),
 	counter("abandoned_turns_total", "Turns given up because they ran longer than they may.", func(r *reading) float64 { return float64(r.stats.Abandoned) }),
@@ -37,6 +37,7 @@ var figures = []figure{
 	counter("sends_total", "Sends handed to their target shard.", func(r *reading) float64 { return float64(r.stats.Sends) }),
 	counter("answers_total", "Deferred replies that came.", func(r *reading) float64 { return float64(r.stats.Answers) }),
 	gauge("asking", "Callers who wait for a deferred reply.", func(r *reading) float64 { return float64(r.stats.Asking) }),
+	counter("reminders_total", "Reminders that fired.", func(r *reading) float64 { return float64(r.stats.Reminders) }),
 	counter("snapshots_total", "Snapshots of grains taken.", func(r *reading) float64 { return float64(r.stats.Snapshots) }),
 	counter("activations_total", "Grains loaded.", func(r *reading) float64 { return float64(r.stats.Activations) }),
 	counter("passivations_total", "Grains dropped from memory.", func(r *reading) float64 { return float64(r.stats.Passivations) }),

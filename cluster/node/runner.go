@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/granary-dev/granary/actors"
 	"github.com/granary-dev/granary/cluster/routing"
@@ -255,6 +256,10 @@ func (r *runner) do(fx *actors.Effects) {
 	}
 	for _, a := range fx.Acks {
 		r.node.shards[a.To-1].post(a)
+	}
+	for _, h := range fx.HeldBack {
+		r.node.opts.Logger.Error("a reminder is due and cannot fire: it stays pending until the node starts again", "shard", r.id, "grain", h.Kind+"/"+h.Key,
+			"reminder", h.Reminder, "due", time.UnixMicro(h.Due).UTC(), "error", h.Why, "next", "granary grain get "+h.Kind+"/"+h.Key)
 	}
 	for _, c := range fx.Cuts {
 		if c.Failed {

@@ -29,6 +29,7 @@ var Kind = grains.Kind[*probev1.Probe]{
 	Handlers: grains.Handlers[*probev1.Probe]{
 		grains.On(appended), grains.On(received),
 		grains.On(questioned), grains.On(passed), grains.On(announce),
+		grains.On(remind), grains.On(reminded), grains.On(forget),
 	},
 	Streams: []string{valuesStream},
 }

@@ -28,7 +28,7 @@ func (s *shard) derived() error {
 			return true
 		}
 		kind, rest, c := k[8], k[9:], &cursor{rest: v}
-		if kind == keyLog || !s.mine() && kind != keyHead && kind != keySnap {
+		if kind == keyLog || !s.mine() && kind != keyHead && kind != keySnap && kind != keyTimer {
 			return true
 		}
 		if s.mine() {
@@ -56,6 +56,8 @@ func (s *shard) derived() error {
 			s.compareProducer(k, rest, c)
 		case keyID:
 			s.compareID(k, rest, c)
+		case keyTimer:
+			s.compareTimer(k, rest, c)
 		case keyState: // see compareState
 		case keyReply:
 			s.compareReply(k, rest, c)
@@ -317,6 +319,7 @@ func (s *shard) missing(heads, snaps int) {
 			}
 		}
 	}
+	s.missingTimers()
 	if !s.mine() {
 		return
 	}

@@ -81,7 +81,7 @@ func (g *grain) numbered(s *shard, r *record) {
 		g.before, g.entry = g.entry, s.index
 	}
 	g.seq, g.time = r.seq, r.time
-	if r.kindOf == input {
+	if r.kindOf == input || r.kindOf == timer {
 		g.turn(s, r)
 	}
 }
@@ -174,7 +174,7 @@ func (e *effect) is(want *grains.Effect) bool {
 	kindOf := map[grains.EffectType]byte{grains.Send: send, grains.Remind: remind, grains.Cancel: cancel, grains.Publish: publish, grains.Defer: deferred}
 	return e.kindOf == kindOf[want.Kind] && e.kind == want.To.Kind && string(e.key) == want.To.Key && e.event == want.Type &&
 		bytes.Equal(e.payload, want.Payload) && e.due == uint64(want.Due) && e.timer == want.Timer && e.every == uint64(want.Every) &&
-		e.stream == want.Stream && string(e.token) == string(want.Token)
+		e.stream == want.Stream && string(e.token) == want.Token
 }
 
 // turnSeed is the seed of a turn's random numbers: it is not journaled, but follows from the shard and the grain.

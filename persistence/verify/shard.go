@@ -45,6 +45,7 @@ type shard struct {
 	inbox     map[uint64]*mark
 	replies   replies
 	versions  map[string]*versions // by kind
+	pending   map[string]*pending  // reminders, by grain and id as in keys
 	logicKeys int                  // met
 	runner    grains.Runner
 
@@ -119,7 +120,11 @@ const bucketMicros = 6 * 3600 * 1_000_000
 // shard checks one shard, in as many readings as its grains need.
 func (v *verifier) shard(id, of uint64) error {
 	heads := uint64(0)
-	last, err := v.store.scan(v.ctx, prefix(id, keyHead), prefix(id, keyHead+1), func(_, _ []byte) bool { heads++; return true })
+	count := func(_, _ []byte) bool { heads++; return true }
+	last, err := v.store.scan(v.ctx, prefix(id, keyHead), prefix(id, keyHead+1), count)
+	if err == nil { // reminders take memory as grains do
+		last, err = v.store.scan(v.ctx, append(prefix(id, keyTimer), timersByGrain), prefix(id, keyTimer+1), count)
+	}
 	if v.ctx.Err() != nil {
 		return v.ctx.Err()
 	}
@@ -129,7 +134,8 @@ func (v *verifier) shard(id, of uint64) error {
 	parts := 1 + heads/uint64(v.o.MaxGrains)
 	for part := range parts {
 		s := &shard{v: v, id: id, of: of, part: part, parts: parts, grains: map[string]*grain{}, ids: map[uint64]knownID{},
-			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, replies: newReplies(), versions: map[string]*versions{}, dead: map[string]*openLetter{}}
+			producers: map[string]*producer{}, inbox: map[uint64]*mark{}, replies: newReplies(), versions: map[string]*versions{}, dead: map[string]*openLetter{},
+			pending: map[string]*pending{}}
 		s.applied.lineage = id
 		if err := s.read(); err != nil {
 			return err
@@ -355,7 +361,7 @@ func (s *shard) record(r *record) {
 	case answer:
 		s.answer(r)
 		return
-	case tombstone, timer, compaction:
+	case tombstone, compaction:
 		if s.mine() {
 			s.at(r, "a %s record: nothing writes these yet, and what it means cannot be checked", recordNames[r.kindOf])
 		}
@@ -398,6 +404,7 @@ func (s *shard) record(r *record) {
 		g.snapshot(s, r)
 	} else if r.numbered() {
 		g.numbered(s, r)
+		s.reminders(r, name)
 		s.compareState(name, g, r)
 	}
 }

@@ -24,6 +24,7 @@ const (
 	keyOutbox   = 0x07
 	keyProducer = 0x08
 	keyID       = 0x09
+	keyTimer    = 0x0a
 	keyState    = 0x0b
 	keyLogic    = 0x11
 	keyReply    = 0x12
@@ -33,7 +34,7 @@ const (
 
 var keyNames = map[byte]string{keyLog: "log", keyHard: "hard", keyApplied: "applied", keyHead: "head", keySnap: "snap", keyInbox: "inbox",
 	keyOutbox: "outbox", keyProducer: "producer", keyID: "id", keyNode: "node", keyState: "state", keyLogic: "logic", keyReply: "reply", keyDead: "dead",
-	0x0a: "timer", 0x0c: "group", 0x0d: "tier", 0x0e: "key",
+	keyTimer: "timer", 0x0c: "group", 0x0d: "tier", 0x0e: "key",
 	0x0f: "lineage", 0x10: "quarantine"}
 
 // prefix begins all keys of a type of a shard.

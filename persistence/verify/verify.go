@@ -16,6 +16,7 @@
 //	          fold before it; no version behind records of another that no snapshot covers
 //	producers sequences rising, epochs not falling
 //	sends     taken in by their target once, in order, with the bytes that were sent; outstanding only at the end
+//	reminders fired only when they were set, not canceled, due, and not at their end, with the event they were set with
 //	derived   every other key equal to what the log up to the applied index gives, and no key besides
 //
 // A torn end of the newest write-ahead log is what a crash leaves and is not a finding. A flipped bit there is told from

@@ -753,9 +753,9 @@ func TestDefects(t *testing.T) {
 		}, "shard 2, hard: 1 bytes behind the last field"},
 
 		// --- keys that should not be ---
-		{"reserved key", func(w *world) {
+		{"timer key of no form", func(w *world) {
 			w.after = append(w.after, func(keys map[string][]byte) { keys[bkey(2, 0x0a, []byte("x"))] = []byte{1} })
-		}, "shard 2, timer x: no such key is written by this version"},
+		}, "shard 2, timer x: not the form of a timer key"},
 		{"unknown key", func(w *world) {
 			w.after = append(w.after, func(keys map[string][]byte) { keys[bkey(2, 0x44)] = []byte{1} })
 		}, "shard 2, key of type 0x44: no such key"},

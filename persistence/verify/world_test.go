@@ -9,7 +9,10 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2"
@@ -124,7 +127,16 @@ func counted(t *grains.Turn, s *accountv1.Account, e *accountv1.Charged) error {
 	s.FirstAtMicros = t.EventTime().UnixMicro()
 	s.Score = t.Rand().Uint32()
 	s.RecentIds = append(s.RecentIds, e.TransactionId)
-	if e.Merchant != "" {
+	verb, rest, _ := strings.Cut(e.Merchant, ":")
+	n, _ := strconv.Atoi(rest)
+	switch d := time.Duration(n) * time.Microsecond; {
+	case verb == "after":
+		t.After(d, &accountv1.Charged{TransactionId: "once", AmountCents: 1})
+	case verb == "every":
+		t.Every(d, &accountv1.Charged{TransactionId: "again", AmountCents: 2})
+	case verb == "cancel":
+		t.Cancel(uint64(n))
+	case e.Merchant != "":
 		t.Send("tally/"+e.Merchant, &merchantv1.Seen{TransactionId: e.TransactionId, Account: t.Key(), AmountCents: e.AmountCents})
 	}
 	return nil
@@ -218,9 +230,12 @@ func (w *world) handle(r *record) {
 	} else if out.Err != nil {
 		w.t.Fatal(out.Err)
 	}
+	if r.timer != 0 && r.kindOf == input {
+		r.kindOf = timer
+	}
 	for _, e := range out.Effects {
-		r.effects = append(r.effects, effect{kindOf: map[grains.EffectType]byte{grains.Send: 1, grains.Defer: 5}[e.Kind], kind: e.To.Kind, key: []byte(e.To.Key),
-			event: e.Type, payload: bytes.Clone(e.Payload), token: []byte(e.Token)})
+		r.effects = append(r.effects, effect{kindOf: byte(e.Kind) + 1, kind: e.To.Kind, key: []byte(e.To.Key), event: e.Type, payload: bytes.Clone(e.Payload),
+			due: uint64(e.Due), timer: e.Timer, every: uint64(e.Every), token: []byte(e.Token)})
 	}
 	r.digest = digestOf(r)
 	s.open = append(s.open, r)
@@ -237,6 +252,9 @@ func digestOf(r *record) uint64 {
 		b = str(b, e.kind, string(e.key), e.event, string(e.payload))
 		b = uvs(b, e.due, e.timer)
 		b = str(b, e.stream, string(e.token))
+		if e.every != 0 {
+			b = uvs(b, e.every)
+		}
 	}
 	return xxhash.Sum64(str(b, string(r.reply)))
 }
@@ -276,8 +294,8 @@ func (w *world) flush() {
 		e.term = e.raftTerm
 		for i, r := range s.open {
 			r.ordinal = uint32(i)
-			for n, x := range r.effects {
-				if x.kindOf == 5 {
+			for n := range r.effects {
+				if r.effects[n].kindOf != 1 {
 					continue
 				}
 				w.outbox = append(w.outbox, &outgoing{s, r, index, n})
@@ -479,11 +497,19 @@ func (n *nameTable) record(r *record, base int64) []byte {
 	field(20, len(r.effects) > 0, func() {
 		b = uvs(b, uint64(len(r.effects)))
 		for _, e := range r.effects {
-			if b = append(b, e.kindOf); e.kindOf == 5 {
-				b = uvs(b, 0)
+			switch e.kindOf {
+			case 2:
+				b = uvs(append(b, 2), 0b10011110, n.of(e.event))
+				b = uvs(str(b, string(e.payload)), e.due, e.timer, e.every)
+				continue
+			case 3:
+				b = uvs(append(b, 3), 0b10000, e.timer)
+				continue
+			case 5:
+				b = uvs(append(b, 5), 0)
 				continue
 			}
-			if len(e.token) > 0 {
+			if b = append(b, e.kindOf); len(e.token) > 0 {
 				b = uvs(b, 0b1000111, n.of(e.kind))
 			} else {
 				b = uvs(b, 0b111, n.of(e.kind))
@@ -496,6 +522,7 @@ func (n *nameTable) record(r *record, base int64) []byte {
 		}
 	})
 	field(24, len(r.reason) > 0, func() { b = str(b, string(r.reason)) })
+	field(25, r.timer != 0, func() { b = uvs(b, r.timer) })
 	field(26, r.snap.chunk != 0, func() {
 		b = uvs(b, uint64(r.snap.chunk), uint64(r.snap.chunks), uint64(r.snap.codec), uint64(r.snap.key))
 		b = uvs(binary.LittleEndian.AppendUint64(b, r.snap.digest), 0)
@@ -598,6 +625,7 @@ func (s *testShard) derive(keys map[string][]byte) {
 	eras, cuts := map[string][][2]uint64{}, map[string]uint64{}
 	var digest, lastData uint64
 	var lastTime int64
+	timers := map[string][]uint64{} // due, every, index, ordinal, effect by grain and id
 	upTo := len(s.entries) - s.lag
 	for _, e := range s.entries[:upTo] {
 		if e.empty || e.isVoid() {
@@ -655,6 +683,24 @@ func (s *testShard) derive(keys map[string][]byte) {
 				continue
 			}
 			h.seq, h.index, h.time = r.seq, e.index, r.time
+			name := func(id uint64) string { return grain + "\x00" + string(big(id)) }
+			if p := timers[name(r.timer)]; p != nil {
+				if p[1] == 0 {
+					delete(timers, name(r.timer))
+				} else {
+					for p[0] <= uint64(r.time) {
+						p[0] += p[1]
+					}
+				}
+			}
+			for n, x := range r.effects {
+				switch x.kindOf {
+				case 2:
+					timers[name(x.timer)] = []uint64{x.due, x.every, e.index, uint64(r.ordinal), uint64(n)}
+				case 3:
+					delete(timers, name(x.timer))
+				}
+			}
 			switch {
 			case r.sequence != 0:
 				p := prods[r.producer]
@@ -680,6 +726,10 @@ func (s *testShard) derive(keys map[string][]byte) {
 	}
 	for grain, h := range heads {
 		keys[bkey(s.id, 4, []byte(grain))] = uvs(nil, h.seq, h.index, uint64(h.time))
+	}
+	for name, p := range timers {
+		keys[bkey(s.id, 0x0a, []byte{0}, big(p[0]), []byte(name))] = nil
+		keys[bkey(s.id, 0x0a, []byte{1}, []byte(name))] = uvs(nil, p...)
 	}
 	for kind, of := range eras {
 		v := uvs(nil, cuts[kind], uint64(len(of)))

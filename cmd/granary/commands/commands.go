@@ -165,7 +165,7 @@ command's help describes and that only ever gains fields. What goes wrong is tol
 	root.SetFlagErrorFunc(flagFailure)
 	root.SetHelpFunc(a.help)
 	root.SetHelpCommand(a.helpCommand())
-	root.AddCommand(a.devCommand(), a.publishCommand(), a.askCommand(), a.grainCommand(), a.kindCommand(), a.tailCommand(), a.deadLetterCommand(),
+	root.AddCommand(a.devCommand(), a.publishCommand(), a.askCommand(), a.grainCommand(), a.kindCommand(), a.tailCommand(), a.reminderCommand(), a.deadLetterCommand(),
 		a.loadCommand(), a.verifyCommand(), a.versionCommand())
 	a.addCompletion(root)
 	return root

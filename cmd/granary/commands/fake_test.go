@@ -255,6 +255,33 @@ func page(n int, size uint32, token string) (from, to int, next string) {
 	return from, n, ""
 }
 
+// ListReminders: each account has two for each of its records, of which the second repeats.
+func (f *fakeNode) ListReminders(_ context.Context, req *granaryv1.ListRemindersRequest) (*granaryv1.ListRemindersResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if req.GetKind() != "account" {
+		return nil, refusal(codes.NotFound, "UNKNOWN_KIND", fmt.Sprintf("there is no kind %q", req.GetKind()), map[string]string{"kind": req.GetKind()})
+	}
+	var names []string
+	for name := range f.grains {
+		if _, key, _ := cutGrain(name); strings.HasPrefix(key, req.GetPrefix()) && (req.GetKey() == "" || req.GetKey() == key) {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	var all []*granaryv1.Reminder
+	for _, name := range names {
+		payload, err := structpb.NewStruct(map[string]any{"of": name})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, &granaryv1.Reminder{Grain: name, Id: 1024, Due: fakeTime(9), Type: "granary.account.v1.CooledDown", Payload: payload},
+			&granaryv1.Reminder{Grain: name, Id: 1025, Due: fakeTime(10), Every: durationpb.New(90 * time.Second), Type: "granary.account.v1.Aged"})
+	}
+	from, to, next := page(len(all), min(req.GetPageSize(), 3), req.GetPageToken())
+	return &granaryv1.ListRemindersResponse{Reminders: all[from:to], NextPageToken: next}, nil
+}
+
 func (f *fakeNode) History(_ context.Context, req *granaryv1.HistoryRequest) (*granaryv1.HistoryResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

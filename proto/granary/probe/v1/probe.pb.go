@@ -158,7 +158,17 @@ type Probe struct {
 	// Questions taken.
 	Questions uint64 `protobuf:"varint,10,opt,name=questions,proto3" json:"questions,omitempty"`
 	// Replies given, to the probe's own questions and to those of others.
-	Replies       uint64 `protobuf:"varint,11,opt,name=replies,proto3" json:"replies,omitempty"`
+	Replies uint64 `protobuf:"varint,11,opt,name=replies,proto3" json:"replies,omitempty"`
+	// The values of reminders that fired, in their order; the first 65536 of them.
+	Reminded []uint64 `protobuf:"varint,20,rep,packed,name=reminded,proto3" json:"reminded,omitempty"`
+	// How many fired after the first 65536.
+	RemindedUncounted uint64 `protobuf:"varint,21,opt,name=reminded_uncounted,json=remindedUncounted,proto3" json:"reminded_uncounted,omitempty"`
+	// The reminders that are pending, in the order of their setting; at most 1024.
+	Pending []*PendingReminder `protobuf:"bytes,22,rep,name=pending,proto3" json:"pending,omitempty"`
+	// How many came that were not pending: those that fired twice, or although they were forgotten.
+	Unexpected uint64 `protobuf:"varint,23,opt,name=unexpected,proto3" json:"unexpected,omitempty"`
+	// How many came before they were due.
+	Early         uint64 `protobuf:"varint,24,opt,name=early,proto3" json:"early,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +241,41 @@ func (x *Probe) GetQuestions() uint64 {
 func (x *Probe) GetReplies() uint64 {
 	if x != nil {
 		return x.Replies
+	}
+	return 0
+}
+
+func (x *Probe) GetReminded() []uint64 {
+	if x != nil {
+		return x.Reminded
+	}
+	return nil
+}
+
+func (x *Probe) GetRemindedUncounted() uint64 {
+	if x != nil {
+		return x.RemindedUncounted
+	}
+	return 0
+}
+
+func (x *Probe) GetPending() []*PendingReminder {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *Probe) GetUnexpected() uint64 {
+	if x != nil {
+		return x.Unexpected
+	}
+	return 0
+}
+
+func (x *Probe) GetEarly() uint64 {
+	if x != nil {
+		return x.Early
 	}
 	return 0
 }
@@ -521,6 +566,235 @@ func (x *Announced) GetNumber() uint32 {
 	return 0
 }
 
+// Remind sets a reminder of the probe: it gets a Reminded with the same value, later.
+type Remind struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value: not 0, and not that of a reminder that is pending.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// How many microseconds from now it fires, 0 to 10^12; 0 if `every_micros` is given.
+	AfterMicros int64 `protobuf:"varint,2,opt,name=after_micros,json=afterMicros,proto3" json:"after_micros,omitempty"`
+	// Microseconds between the firings of one that repeats, 10^6 to 10^12; the first comes after as many. 0: it fires once.
+	EveryMicros   int64 `protobuf:"varint,3,opt,name=every_micros,json=everyMicros,proto3" json:"every_micros,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remind) Reset() {
+	*x = Remind{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remind) ProtoMessage() {}
+
+func (x *Remind) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remind.ProtoReflect.Descriptor instead.
+func (*Remind) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Remind) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Remind) GetAfterMicros() int64 {
+	if x != nil {
+		return x.AfterMicros
+	}
+	return 0
+}
+
+func (x *Remind) GetEveryMicros() int64 {
+	if x != nil {
+		return x.EveryMicros
+	}
+	return 0
+}
+
+// Reminded is what a reminder of the probe brings. It is never refused.
+type Reminded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Remind.
+	Value         uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reminded) Reset() {
+	*x = Reminded{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reminded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reminded) ProtoMessage() {}
+
+func (x *Reminded) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reminded.ProtoReflect.Descriptor instead.
+func (*Reminded) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Reminded) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+// Forget takes a reminder back. It is refused if none with its value is pending.
+type Forget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Remind.
+	Value         uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Forget) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+// PendingReminder is a reminder that a probe waits for.
+type PendingReminder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of the Remind.
+	Value uint64 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Its id, as in the grain's history.
+	Id uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// When it fires next at the earliest, in microseconds of journal time since 1970.
+	DueMicros int64 `protobuf:"varint,3,opt,name=due_micros,json=dueMicros,proto3" json:"due_micros,omitempty"`
+	// Microseconds between its firings; 0 if it fires once.
+	EveryMicros   int64 `protobuf:"varint,4,opt,name=every_micros,json=everyMicros,proto3" json:"every_micros,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingReminder) Reset() {
+	*x = PendingReminder{}
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingReminder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingReminder) ProtoMessage() {}
+
+func (x *PendingReminder) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_probe_v1_probe_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingReminder.ProtoReflect.Descriptor instead.
+func (*PendingReminder) Descriptor() ([]byte, []int) {
+	return file_granary_probe_v1_probe_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PendingReminder) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *PendingReminder) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PendingReminder) GetDueMicros() int64 {
+	if x != nil {
+		return x.DueMicros
+	}
+	return 0
+}
+
+func (x *PendingReminder) GetEveryMicros() int64 {
+	if x != nil {
+		return x.EveryMicros
+	}
+	return 0
+}
+
 var File_granary_probe_v1_probe_proto protoreflect.FileDescriptor
 
 const file_granary_probe_v1_probe_proto_rawDesc = "" +
@@ -532,7 +806,7 @@ const file_granary_probe_v1_probe_proto_rawDesc = "" +
 	"\x06amount\x18\x03 \x01(\x03R\x06amount\"8\n" +
 	"\bReceived\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\x03R\x06amount\"\xab\x01\n" +
+	"\x06amount\x18\x02 \x01(\x03R\x06amount\"\xe9\x02\n" +
 	"\x05Probe\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\x04R\x06values\x12\x1a\n" +
 	"\breceived\x18\x02 \x03(\x04R\breceived\x12\x18\n" +
@@ -540,7 +814,14 @@ const file_granary_probe_v1_probe_proto_rawDesc = "" +
 	"\tuncounted\x18\x04 \x01(\x04R\tuncounted\x12\x1c\n" +
 	"\tquestions\x18\n" +
 	" \x01(\x04R\tquestions\x12\x18\n" +
-	"\areplies\x18\v \x01(\x04R\areplies\"0\n" +
+	"\areplies\x18\v \x01(\x04R\areplies\x12\x1a\n" +
+	"\breminded\x18\x14 \x03(\x04R\breminded\x12-\n" +
+	"\x12reminded_uncounted\x18\x15 \x01(\x04R\x11remindedUncounted\x12;\n" +
+	"\apending\x18\x16 \x03(\v2!.granary.probe.v1.PendingReminderR\apending\x12\x1e\n" +
+	"\n" +
+	"unexpected\x18\x17 \x01(\x04R\n" +
+	"unexpected\x12\x14\n" +
+	"\x05early\x18\x18 \x01(\x04R\x05early\"0\n" +
 	"\bQuestion\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"4\n" +
@@ -556,7 +837,21 @@ const file_granary_probe_v1_probe_proto_rawDesc = "" +
 	"\x05times\x18\x02 \x01(\rR\x05times\"9\n" +
 	"\tAnnounced\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\rR\x06numberB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
+	"\x06number\x18\x02 \x01(\rR\x06number\"d\n" +
+	"\x06Remind\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12!\n" +
+	"\fafter_micros\x18\x02 \x01(\x03R\vafterMicros\x12!\n" +
+	"\fevery_micros\x18\x03 \x01(\x03R\veveryMicros\" \n" +
+	"\bReminded\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\"\x1e\n" +
+	"\x06Forget\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\"y\n" +
+	"\x0fPendingReminder\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1d\n" +
+	"\n" +
+	"due_micros\x18\x03 \x01(\x03R\tdueMicros\x12!\n" +
+	"\fevery_micros\x18\x04 \x01(\x03R\veveryMicrosB?Z=github.com/granary-dev/granary/proto/granary/probe/v1;probev1b\x06proto3"
 
 var (
 	file_granary_probe_v1_probe_proto_rawDescOnce sync.Once
@@ -570,23 +865,28 @@ func file_granary_probe_v1_probe_proto_rawDescGZIP() []byte {
 	return file_granary_probe_v1_probe_proto_rawDescData
 }
 
-var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_granary_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_granary_probe_v1_probe_proto_goTypes = []any{
-	(*Append)(nil),    // 0: granary.probe.v1.Append
-	(*Received)(nil),  // 1: granary.probe.v1.Received
-	(*Probe)(nil),     // 2: granary.probe.v1.Probe
-	(*Question)(nil),  // 3: granary.probe.v1.Question
-	(*Passed)(nil),    // 4: granary.probe.v1.Passed
-	(*Reply)(nil),     // 5: granary.probe.v1.Reply
-	(*Announce)(nil),  // 6: granary.probe.v1.Announce
-	(*Announced)(nil), // 7: granary.probe.v1.Announced
+	(*Append)(nil),          // 0: granary.probe.v1.Append
+	(*Received)(nil),        // 1: granary.probe.v1.Received
+	(*Probe)(nil),           // 2: granary.probe.v1.Probe
+	(*Question)(nil),        // 3: granary.probe.v1.Question
+	(*Passed)(nil),          // 4: granary.probe.v1.Passed
+	(*Reply)(nil),           // 5: granary.probe.v1.Reply
+	(*Announce)(nil),        // 6: granary.probe.v1.Announce
+	(*Announced)(nil),       // 7: granary.probe.v1.Announced
+	(*Remind)(nil),          // 8: granary.probe.v1.Remind
+	(*Reminded)(nil),        // 9: granary.probe.v1.Reminded
+	(*Forget)(nil),          // 10: granary.probe.v1.Forget
+	(*PendingReminder)(nil), // 11: granary.probe.v1.PendingReminder
 }
 var file_granary_probe_v1_probe_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	11, // 0: granary.probe.v1.Probe.pending:type_name -> granary.probe.v1.PendingReminder
+	1,  // [1:1] is the sub-list for method output_type
+	1,  // [1:1] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_granary_probe_v1_probe_proto_init() }
@@ -600,7 +900,7 @@ func file_granary_probe_v1_probe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_probe_v1_probe_proto_rawDesc), len(file_granary_probe_v1_probe_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
