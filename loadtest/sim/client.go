@@ -196,9 +196,6 @@ func (c *caller) next() {
 	w := c.world
 	c.busy = true
 	op := w.workload.Next(c.id, w.clock().UnixNano())
-	for op.Action == workload.Remind || op.Action == workload.Forget {
-		op = w.workload.Next(c.id, w.clock().UnixNano())
-	}
 	switch {
 	case op.Action.Reads():
 		w.read(op, func() { c.busy = false })
@@ -276,31 +273,39 @@ func (w *world) reply(data []byte) workload.Reply {
 // try publishes an event, and again with the same id where that makes sense.
 func (c *caller) try(op workload.Operation, tries int) {
 	w := c.world
-	i := w.begin(op)
-	over := false
-	end := func(outcome workload.Outcome, again bool) {
-		if over {
-			return
-		}
-		over = true
-		w.end(i, outcome, nil)
+	w.publish(op, func(_ workload.Outcome, again bool) {
 		if !again || tries <= 1 {
 			c.busy = false
 			return
 		}
 		op.Repeat = true
 		w.after(w.between(10*time.Millisecond, 500*time.Millisecond), func() { c.try(op, tries-1) })
+	})
+}
+
+// publish publishes an event by a single call, and tells whether it makes sense to do it again.
+func (w *world) publish(op workload.Operation, done func(outcome workload.Outcome, again bool)) {
+	i := w.begin(op)
+	over := false
+	end := func(outcome workload.Outcome, again bool) {
+		if !over {
+			over = true
+			w.end(i, outcome, nil)
+			done(outcome, again)
+		}
 	}
-	w.call(c.id, w.message(&op), 0, func(r *actors.Result, refused *answer.Refusal) {
+	w.call(op.Client, w.message(&op), 0, func(r *actors.Result, refused *answer.Refusal) {
 		switch {
 		case refused != nil && (refused.Reason == answer.ShardUnavailable):
 			end(workload.Unknown, true) // what was on its way when the leader was lost may yet be committed
 		case refused != nil && w.mayRefuse(refused):
 			end(workload.Failed, true)
 		case refused != nil:
-			w.fail("c%d %v is refused: %v", c.id, &op, refused)
+			w.fail("c%d %v is refused: %v", op.Client, &op, refused)
+		case r.Outcome == actors.Rejected && op.Action == workload.Forget:
+			end(workload.Failed, false) // it has fired, or never was
 		case r.Outcome != actors.Folded:
-			w.fail("c%d %v is %v: %s", c.id, &op, r.Outcome, r.Reason)
+			w.fail("c%d %v is %v: %s", op.Client, &op, r.Outcome, r.Reason)
 		default:
 			if r.Duplicate {
 				w.report.Duplicates++

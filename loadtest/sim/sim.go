@@ -13,6 +13,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ import (
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/loadtest/judge"
 	"github.com/granary-dev/granary/loadtest/workload"
+	"github.com/granary-dev/granary/persistence"
 )
 
 // Options of a run. The zero value of a field means its default.
@@ -177,7 +179,7 @@ func (w *world) run() {
 		return w.acked >= w.enough() && w.report.Crashes > 0 && len(w.report.Faults) >= 3
 	})
 	w.heal()
-	if w.settle() && w.askAgain() {
+	if w.settle() && w.askAgain() && w.forget() {
 		w.finish()
 	}
 }
@@ -214,6 +216,68 @@ func (w *world) askAgain() bool {
 	}
 	w.until(w.now+10*time.Second, func() bool { return left == 0 })
 	return !w.over && w.settle()
+}
+
+// forget takes back what repeats, and waits until all other reminders have fired. Those of a journal whose clock was ahead
+// come when the clock has caught up.
+func (w *world) forget() bool {
+	type fate struct{ maybe, forgotten bool }
+	repeating := map[uint64]*fate{}
+	var all []*workload.Operation
+	for _, r := range w.history.Records() {
+		switch f := repeating[r.Value]; {
+		case r.Action == workload.Remind && r.Every > 0 && f == nil:
+			repeating[r.Value] = &fate{maybe: r.Outcome != workload.Failed}
+			all = append(all, &r.Operation)
+		case r.Action == workload.Remind && r.Every > 0:
+			f.maybe = f.maybe || r.Outcome != workload.Failed
+		case r.Action == workload.Forget && r.Outcome == workload.OK && repeating[r.Of] != nil:
+			repeating[r.Of].forgotten = true
+		}
+	}
+	left := 0
+	for _, op := range all {
+		if f := repeating[op.Value]; f.maybe && !f.forgotten {
+			left++
+			w.publish(w.workload.Forget(op, w.clock().UnixNano()), func(_ workload.Outcome, again bool) {
+				if left--; again {
+					w.fail("%s cannot be forgotten although all was healed and settled", op)
+				}
+			})
+		}
+	}
+	due, looked := "", time.Duration(0)
+	w.until(w.now+2*time.Minute, func() bool {
+		if left > 0 || w.now < looked+100*time.Millisecond {
+			return false
+		}
+		looked = w.now
+		due = w.due()
+		return due == ""
+	})
+	if !w.over && (left > 0 || due != "") {
+		w.fail("no progress: two minutes after all was healed, %d reminders are not forgotten, and %s", left, due)
+	}
+	return !w.over && w.settle()
+}
+
+// due names a reminder that is pending; empty: there is none.
+func (w *world) due() string {
+	for _, n := range w.nodes {
+		if n == nil {
+			return "a node is down"
+		}
+		for _, s := range n.shards {
+			page, err := s.index.Due(math.MaxInt64, &persistence.Timer{}, 1) // behind none, so that nothing is noted of this search
+			if err != nil && !w.damaged(n, err.Error()) {
+				w.fail("n%d s%d: reminders: %v", n.id, s.id, err)
+			}
+			if len(page) > 0 {
+				return fmt.Sprintf("reminder %d of %q is pending in s%d and due at %d", page[0].ID, page[0].Grain, s.id, page[0].Due)
+			}
+		}
+	}
+	return ""
 }
 
 func never() bool { return false }
@@ -379,8 +443,13 @@ func (w *world) readBack() judge.Final {
 				return
 			}
 			probe := w.decode(get.State)
-			final[key] = judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance(),
-				Questions: probe.GetQuestions(), Replies: probe.GetReplies()}
+			g := judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance(),
+				Questions: probe.GetQuestions(), Replies: probe.GetReplies(), Reminded: probe.GetReminded(), RemindedUncounted: probe.GetRemindedUncounted(),
+				Unexpected: probe.GetUnexpected(), Early: probe.GetEarly()}
+			for _, p := range probe.GetPending() {
+				g.Pending = append(g.Pending, p.GetValue())
+			}
+			final[key] = g
 		})
 	}
 	w.until(w.now+time.Minute, func() bool { return left == 0 })

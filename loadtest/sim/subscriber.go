@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -102,7 +103,7 @@ func (s *subscriber) receive(n *node, r *granaryv1.SubscribeResponse) {
 
 // message is an item of a stream, and record one of a kind.
 func message(at, grain string, seq uint64, effect uint32, event string, payload []byte) judge.Item {
-	item := record(fmt.Sprintf("%s effect %d", at, effect), grain, seq, event, payload)
+	item := record(at+" effect "+strconv.FormatUint(uint64(effect), 10), grain, seq, event, payload)
 	announced := &probev1.Announced{}
 	if announced.UnmarshalVT(payload) == nil {
 		item.Value = announced.GetValue()
@@ -111,7 +112,7 @@ func message(at, grain string, seq uint64, effect uint32, event string, payload 
 }
 
 func record(at, grain string, seq uint64, event string, payload []byte) judge.Item {
-	return judge.Item{At: at, What: fmt.Sprintf("%s of %s seq %d, %x", event, grain, seq, xxhash.Sum64(payload))}
+	return judge.Item{At: at, What: event + " of " + grain + " seq " + strconv.FormatUint(seq, 10) + ", " + strconv.FormatUint(xxhash.Sum64(payload), 16)}
 }
 
 // subscribeCall is a call of Subscribe: what production does on the goroutine of its handler, as events of the world.
@@ -271,35 +272,36 @@ func (w *world) hear() (feeds []judge.Feed) {
 		w.fail("no progress: a minute after all was settled, a subscriber has not come to the end")
 		return nil
 	}
-	for _, s := range w.subscribers {
-		for _, shard := range w.nodes[0].shards {
-			journal, err := shard.journal(s.source.Kind, s.source.Stream)
-			if err != nil {
-				w.fail("the journal of s%d: %v", shard.id, err)
-				return nil
-			}
-			feeds = append(feeds, judge.Feed{Subscriber: s.name, Shard: shard.id, Journal: journal, Seen: s.seen[shard.id], Announced: s.source.Stream != ""})
+	for _, shard := range w.nodes[0].shards {
+		of := make([]judge.Feed, len(w.subscribers))
+		for i, s := range w.subscribers {
+			of[i] = judge.Feed{Subscriber: s.name, Shard: shard.id, Seen: s.seen[shard.id], Announced: s.source.Stream != ""}
 		}
+		if err := shard.journal(w.subscribers, of); err != nil {
+			w.fail("the journal of s%d: %v", shard.id, err)
+			return nil
+		}
+		feeds = append(feeds, of...)
 	}
 	return feeds
 }
 
-// journal reads what is to be seen of a kind or a stream from the log, entry by entry, with an eye of its own for those that
-// have no effect.
-func (s *shard) journal(kind, stream string) (items []judge.Item, err error) {
+// journal reads what subscribers should have seen from the log, entry by entry, with an eye of its own for those that have
+// no effect.
+func (s *shard) journal(subscribers []*subscriber, feeds []judge.Feed) error {
 	applied := s.index.Place()
 	at := persistence.Place{Lineage: applied.Lineage}
 	for index := uint64(1); index <= applied.Index; index++ {
 		e, err := s.log.Read(index)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if len(e.GetData()) == 0 {
 			continue
 		}
 		r, err := entry.Open(e.GetData())
 		if err != nil {
-			return nil, fmt.Errorf("index %d: %w", index, err)
+			return fmt.Errorf("index %d: %w", index, err)
 		}
 		if h := r.Header; h.Term != e.GetTerm() || h.Index != index || h.Previous != at.Data {
 			continue // fenced off
@@ -309,7 +311,7 @@ func (s *shard) journal(kind, stream string) (items []judge.Item, err error) {
 			var rec entry.Record
 			more, err := r.Next(&rec)
 			if err != nil {
-				return nil, fmt.Errorf("index %d: %w", index, err)
+				return fmt.Errorf("index %d: %w", index, err)
 			}
 			if !more {
 				break
@@ -319,15 +321,18 @@ func (s *shard) journal(kind, stream string) (items []judge.Item, err error) {
 			}
 			position := answer.Position(entry.Position{Lineage: at.Lineage, Index: index, Ordinal: rec.Ordinal})
 			grain := rec.Kind + "/" + string(rec.Key)
-			if kind != "" && rec.Kind == kind {
-				items = append(items, record(position, grain, rec.Seq, rec.Event, rec.Payload))
-			}
-			for i := range rec.Effects {
-				if x := &rec.Effects[i]; x.Type == entry.Publish && x.Stream == stream {
-					items = append(items, message(position, grain, rec.Seq, uint32(i), x.Event, x.Payload))
+			for n, sub := range subscribers {
+				items := &feeds[n].Journal
+				if sub.source.Kind == rec.Kind {
+					*items = append(*items, record(position, grain, rec.Seq, rec.Event, rec.Payload))
+				}
+				for i := range rec.Effects {
+					if x := &rec.Effects[i]; x.Type == entry.Publish && x.Stream == sub.source.Stream {
+						*items = append(*items, message(position, grain, rec.Seq, uint32(i), x.Event, x.Payload))
+					}
 				}
 			}
 		}
 	}
-	return items, nil
+	return nil
 }

@@ -47,7 +47,7 @@ func (w *Workload) more(client int, now int64) (op Operation, ok bool) {
 		c.reminders = append(c.reminders, op)
 	case draw < askShare+announceShare+remindShare+forgetShare && len(c.reminders) > 0:
 		i := c.random.IntN(len(c.reminders))
-		op = w.forget(client, &c.reminders[i], now)
+		op = w.Forget(&c.reminders[i], now)
 		c.reminders[i] = c.reminders[len(c.reminders)-1]
 		c.reminders = c.reminders[:len(c.reminders)-1]
 	default:
@@ -65,21 +65,11 @@ func (w *Workload) event(client int, a Action, now int64) Operation {
 	return Operation{Client: client, Action: a, Key: w.slots[i].key, Contended: i < w.o.Contended, Value: w.value(client), EventTime: now}
 }
 
-func (w *Workload) forget(client int, reminder *Operation, now int64) Operation {
+// Forget takes a reminder back that some client has set.
+func (w *Workload) Forget(reminder *Operation, now int64) Operation {
+	client := reminder.Client
 	w.clients[client].values++
 	return Operation{Client: client, Action: Forget, Key: reminder.Key, Contended: reminder.Contended, Value: w.value(client), Of: reminder.Value, EventTime: now}
-}
-
-// Repeating are operations that forget the client's repeating reminders that it has not forgotten yet, for the end of a run.
-func (w *Workload) Repeating(client int, now int64) (all []Operation) {
-	c := &w.clients[client]
-	for i := range c.reminders {
-		if c.reminders[i].Every > 0 {
-			all = append(all, w.forget(client, &c.reminders[i], now))
-		}
-	}
-	c.reminders = nil
-	return all
 }
 
 // Answer is an answer that comes too late: to a question that was answered, whose token the client has found out.

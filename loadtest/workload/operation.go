@@ -90,6 +90,10 @@ func (o *Operation) Event() Event {
 		return &probev1.Passed{Value: o.Value, Token: o.Token}
 	case Announce:
 		return &probev1.Announce{Value: o.Value}
+	case Remind:
+		return &probev1.Remind{Value: o.Value, AfterMicros: o.After.Microseconds(), EveryMicros: o.Every.Microseconds()}
+	case Forget:
+		return &probev1.Forget{Value: o.Of}
 	}
 	return nil
 }
