@@ -205,7 +205,7 @@ func (n *node) round() {
 	}
 	if n.host.Busy() || len(n.work) > 0 {
 		n.due = true
-		n.after(n.world.between(100*time.Microsecond, 3*time.Millisecond), n.round)
+		n.after(n.world.between(100*time.Microsecond, n.world.slowestSync()), n.round)
 	}
 }
 

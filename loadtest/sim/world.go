@@ -251,6 +251,18 @@ func (w *world) crash(n *node, left *Disk) {
 	w.after(w.between(10*time.Millisecond, time.Second), func() { w.start(n.id) })
 }
 
+// slowSyncs is the share of syncs that take much longer than usual, so that much else happens before their commit.
+const slowSyncs = 0.002
+
+// slowestSync is how long a sync takes at most.
+func (w *world) slowestSync() time.Duration {
+	if !w.healed && w.chance(slowSyncs) {
+		w.count("slow sync")
+		return time.Second
+	}
+	return 3 * time.Millisecond
+}
+
 // dies tells whether a planned crash has come during a sync.
 func (w *world) dies(n *node) bool {
 	p := w.planned
