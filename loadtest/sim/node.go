@@ -45,6 +45,7 @@ type node struct {
 	conns  []*conn
 	calls  []*subscribeCall
 	fatal  string // what the store said when it could not go on
+	broken bool   // the store panicked, and may hold its locks for ever
 }
 
 // work is what a shard asks of its group, or a tick for all.
@@ -215,6 +216,7 @@ func (n *node) sync() (err error) {
 		if p := recover(); p != nil {
 			what, ok := p.(stored)
 			if !ok {
+				n.broken = true
 				panic(p)
 			}
 			err = errors.New(string(what))
@@ -376,6 +378,9 @@ func (n *node) bury() {
 	n.system.Shutdown()
 	if n.fatal == "" {
 		_ = n.loop.Close()
+	}
+	if n.broken {
+		return
 	}
 	// into files that no one will see again, and after a fatal error with a complaint
 	defer func() { _ = recover() }()
