@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -69,20 +70,18 @@ func TestReminderAcrossCrashes(t *testing.T) {
 	}
 	publish(t, n, probeEvent(t, "p", &probev1.Remind{Value: 7, AfterMicros: 300_000}))
 	publish(t, n, probeEvent(t, "p", &probev1.Remind{Value: 8, AfterMicros: 300_000}), probeEvent(t, "q", &probev1.Remind{Value: 9, EveryMicros: 1_000_000}))
-	publish(t, n, probeEvent(t, "p", &probev1.Forget{Value: 8}))
-	s, _ := getProbe(t, n, "p")
-	due := s.Pending[0].DueMicros
-	crash()
-	s, at := fired(t, n, "p", 1)
-	if late := time.Duration(at-due) * time.Microsecond; late < 0 || late > 10*time.Second { // a starting node takes its time
-		t.Errorf("it fired %v late", late)
+	want := []uint64{7}
+	if r := publish(t, n, probeEvent(t, "p", &probev1.Forget{Value: 8})); r[0].Outcome == actors.Rejected {
+		want = append(want, 8) // a busy machine took so long that it had fired before
 	}
+	crash()
+	fired(t, n, "p", len(want))
 	crash()
 	time.Sleep(350 * time.Millisecond)
-	if s, _ = getProbe(t, n, "p"); len(s.Reminded) != 1 || s.Reminded[0] != 7 || s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 0 {
+	if s, _ := getProbe(t, n, "p"); !slices.Equal(s.Reminded, want) || s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 0 {
 		t.Errorf("%v", s)
 	}
-	if s, _ = fired(t, n, "q", 2); s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 1 {
+	if s, _ := fired(t, n, "q", 2); s.Unexpected != 0 || s.Early != 0 || len(s.Pending) != 1 {
 		t.Errorf("%v", s)
 	}
 	if got := n.Stats().Reminders; got == 0 {
@@ -104,18 +103,19 @@ func TestReminderAcrossCrashes(t *testing.T) {
 func TestReminderIsPunctual(t *testing.T) {
 	n := start(t, vfs.NewMem())
 	defer n.Close()
-	var worst time.Duration
+	best := time.Hour // of several: the machine of a test may be busy
 	for i := range 5 {
 		key := fmt.Sprint("p", i)
 		publish(t, n, probeEvent(t, key, &probev1.Remind{Value: 1, AfterMicros: 50_000}))
-		s, _ := getProbe(t, n, key)
-		due := s.Pending[0].DueMicros
+		set := get(t, n, "probe", key)
 		_, at := fired(t, n, key, 1)
-		worst = max(worst, time.Duration(at-due)*time.Microsecond)
+		if set.Seq == 1 { // else it has fired, and who knows when it was set
+			best = min(best, time.Duration(at-set.Time-50_000)*time.Microsecond)
+		}
 	}
-	t.Logf("at most %v late", worst)
-	if worst > 2*time.Second { // the machine of a test may be busy
-		t.Errorf("a reminder was %v late", worst)
+	t.Logf("%v late", best)
+	if best < 0 || best > 200*time.Millisecond {
+		t.Errorf("reminders were %v late at best", best)
 	}
 }
 
@@ -138,10 +138,13 @@ func TestRemindersWaitForDisk(t *testing.T) {
 	fired(t, n, "p", 1)
 }
 
-var manyReminders = flag.Int("reminders", 30_000, "how many reminders are pending in TestPendingRemindersAreOnDisk")
+var manyReminders = flag.Int("reminders", 60_000, "how many reminders are pending in TestPendingRemindersAreOnDisk")
 
 // TestPendingRemindersAreOnDisk: what is pending takes no memory, neither when it was set nor after a restart.
 func TestPendingRemindersAreOnDisk(t *testing.T) {
+	if !heapCounts {
+		t.Skip("it weighs the heap, and the race detector changes that")
+	}
 	const each = 100
 	dir := t.TempDir()
 	open := func() *node.Node {
@@ -151,14 +154,20 @@ func TestPendingRemindersAreOnDisk(t *testing.T) {
 		}
 		return n
 	}
+	var n *node.Node
+	// heap is what is in use beside the store's tables in memory and its cache, which have limits of their own
 	heap := func() int64 {
 		var m runtime.MemStats
 		runtime.GC()
 		runtime.GC()
 		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
+		store := n.Store().Metrics()
+		if !storeInHeap {
+			return int64(m.HeapAlloc)
+		}
+		return int64(m.HeapAlloc) - int64(store.MemTable.Size) - int64(store.MemTable.ZombieSize) - store.BlockCache.Size
 	}
-	n := open()
+	n = open()
 	warm := func(key string) { publish(t, n, probeEvent(t, key, &probev1.Append{Value: 1})) }
 	warm("warm")
 	before := heap()
@@ -182,8 +191,7 @@ func TestPendingRemindersAreOnDisk(t *testing.T) {
 	again := heap()
 	t.Logf("%d pending: heap %.1f MiB before, %.1f MiB behind, %.1f MiB after a restart; disk %.1f MiB", *manyReminders, float64(before)/(1<<20), float64(set)/(1<<20),
 		float64(again)/(1<<20), float64(n.Store().Metrics().DiskSpaceUsage())/(1<<20))
-	// the store has its own buffers and caches, which fill
-	if most := int64(24<<20 + 16*(*manyReminders)); set-before > most || again-before > most {
+	if most := int64(10<<20 + 16*(*manyReminders)); set-before > most || again-before > most {
 		t.Errorf("the heap grew by %d bytes, and by %d with a restart; at most %d are granted", set-before, again-before, most)
 	}
 	count := 0

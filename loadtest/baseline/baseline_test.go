@@ -81,7 +81,7 @@ func TestCounts(t *testing.T) {
 		for _, n := range names {
 			events = append(events, &baselinev1.Measurement{Entity: n})
 		}
-		p.put(events, &request{done: func(r *request) { done <- r }})
+		p.put(events, &request{one: len(events) == 1, done: func(r *request) { done <- r }})
 		return <-done
 	}
 	var many []string

@@ -62,7 +62,8 @@ type entity struct{ count, sum uint64 }
 type request struct {
 	left  atomic.Int32
 	batch uint64
-	// count of the entity's events, for a request of one.
+	// one event is all of it: then count is that of the entity's events.
+	one   bool
 	count uint64
 	// done is called once, by the committer.
 	done func(*request)
@@ -185,7 +186,9 @@ func (s *shard) add(part part) {
 		if len(e.Payload) >= 8 {
 			state.sum += binary.LittleEndian.Uint64(e.Payload)
 		}
-		part.of.count = state.count
+		if part.of.one { // others are in the hands of several shards at once
+			part.of.count = state.count
+		}
 		s.record = appendEvent(s.record, hash, state.count, e)
 	}
 	s.acks = append(s.acks, part.of)

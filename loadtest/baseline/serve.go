@@ -124,7 +124,7 @@ func (s *service) Put(_ context.Context, r *baselinev1.PutRequest) (*baselinev1.
 		return nil, status.Error(codes.InvalidArgument, "no measurement")
 	}
 	done := make(chan struct{})
-	of := &request{done: func(*request) { close(done) }}
+	of := &request{one: true, done: func(*request) { close(done) }}
 	s.pipe.put([]*baselinev1.Measurement{r.Measurement}, of)
 	select {
 	case <-done:
