@@ -89,7 +89,7 @@ func (s *subscriber) receive(n *node, r *granaryv1.SubscribeResponse) {
 	s.position = r.GetPosition()
 	for _, i := range r.GetItems() {
 		kind, key, _ := bytes.Cut([]byte(i.GetGrain()), []byte("/"))
-		item := judge.Item{}
+		var item judge.Item
 		if m := i.GetMessage(); m != nil {
 			item = message(m.GetPosition(), i.GetGrain(), m.GetSeq(), m.GetEffect(), m.GetType(), m.GetPayloadProtobuf())
 		} else {
