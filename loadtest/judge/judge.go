@@ -9,6 +9,7 @@
 package judge
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,6 +34,15 @@ type Grain struct {
 	Uncounted uint64
 	// Balance of the amounts received and sent.
 	Balance int64
+	// Questions taken, and Replies given.
+	Questions, Replies uint64
+	// Reminded are the values of the reminders that fired, and RemindedUncounted how many more there were.
+	Reminded          []uint64
+	RemindedUncounted uint64
+	// Pending reminders.
+	Pending []uint64
+	// Unexpected firings, of reminders that were not pending, and Early ones.
+	Unexpected, Early uint64
 }
 
 // Violation is one thing that cannot be.
@@ -75,6 +85,8 @@ func Check(h *workload.History, final Final) []Violation {
 	}
 	c.sends()
 	c.balances()
+	c.questions()
+	c.reminders()
 	return c.violations
 }
 
@@ -119,21 +131,24 @@ func newCheck(h *workload.History, final Final) *check {
 	for i := range c.records {
 		r := &c.records[i]
 		g := c.grain(r.Key)
-		if r.Action == workload.Append {
-			if r.To != "" {
-				c.grain(r.To)
-			}
+		if r.To != "" {
+			c.grain(r.To)
+		}
+		switch {
+		case r.Action == workload.Append:
 			c.try(g, i)
-		} else if r.Outcome == workload.OK {
+		case r.Action.Reads() && r.Outcome == workload.OK:
 			g.reads = append(g.reads, int32(i))
 		}
 	}
 	for key := range final {
 		c.grain(key)
 	}
-	c.keys = slices.Sorted(maps.Keys(c.grains))
+	c.keys = sortedKeys(c.grains)
 	return c
 }
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 func (c *check) grain(key string) *grain {
 	g := c.grains[key]

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 type trial struct {
 	history *workload.History
 	final   Final
+	feeds   []Feed
 	random  *rand.Rand
 }
 
@@ -39,8 +40,13 @@ func draw(rt *rapid.T) *trial {
 		Seed: rapid.Uint64().Draw(rt, "seed"), Clients: rapid.IntRange(2, 8).Draw(rt, "clients"),
 		Grains: 2, Contended: 2, Values: rapid.IntRange(5, 40).Draw(rt, "values"),
 	}
-	h, final := play(o, rapid.SampledFrom([]int{0, 300, 1000, 1500, 3000}).Draw(rt, "steps"))
-	return &trial{h, final, rand.New(rand.NewPCG(o.Seed, 99))}
+	h, final, feeds := play(o, rapid.SampledFrom([]int{0, 300, 1000, 1500, 3000}).Draw(rt, "steps"))
+	return &trial{h, final, feeds, rand.New(rand.NewPCG(o.Seed, 99))}
+}
+
+// check lets all judges speak.
+func (w *trial) check() []Violation {
+	return append(Check(w.history, w.final), CheckFeeds(w.history, w.feeds)...)
 }
 
 // TestSound: what a correct world does is not blamed, and porcupine agrees.
@@ -48,7 +54,7 @@ func TestSound(t *testing.T) {
 	var acked, unknown int
 	rapid.Check(t, func(rt *rapid.T) {
 		w := draw(rt)
-		if v := Check(w.history, w.final); len(v) > 0 {
+		if v := w.check(); len(v) > 0 {
 			rt.Fatalf("%v\n%s", v[0], w.history.Timeline(v[0].Key))
 		}
 		for key := range w.final {
@@ -59,7 +65,7 @@ func TestSound(t *testing.T) {
 		totals := w.history.Totals()
 		acked, unknown = acked+totals.OK, unknown+totals.Unknown
 	})
-	if acked < 20_000 || unknown < 4_000 {
+	if acked < 17_000 || unknown < 4_000 {
 		t.Errorf("%d operations acknowledged, %d unknown: these worlds are too quiet", acked, unknown)
 	}
 }
@@ -76,7 +82,7 @@ func TestPlanted(t *testing.T) {
 					return
 				}
 				planted++
-				found := Check(w.history, w.final)
+				found := w.check()
 				if !slices.ContainsFunc(found, func(v Violation) bool { return v.Rule == p.rule && v.Key == key }) {
 					rt.Fatalf("%s is not blamed for %s, but for\n%v\n%s", key, p.rule, found, w.history.Timeline(key))
 				}
@@ -113,7 +119,7 @@ func TestSecondOpinion(t *testing.T) {
 		}
 		blamed := map[string]Rule{}
 		for _, v := range Check(w.history, w.final) {
-			if v.Rule != ProducerOrder && v.Rule != Sends && v.Rule != SendOrder && v.Rule != Balances {
+			if slices.Index(rules, v.Rule) < slices.Index(rules, ProducerOrder) {
 				blamed[v.Key] = v.Rule
 			}
 		}
@@ -165,7 +171,7 @@ func TestReports(t *testing.T) {
 func BenchmarkCheck(b *testing.B) {
 	for _, o := range []workload.Options{{Seed: 1}, {Seed: 1, Clients: 64, Grains: 10_000, Values: 2000}} {
 		b.Run(fmt.Sprintf("%d values a grain", max(200, o.Values)), func(b *testing.B) {
-			h, final := play(o, 2_800_000)
+			h, final, _ := play(o, 2_800_000)
 			b.ReportMetric(float64(len(h.Records())), "operations")
 			b.ResetTimer()
 			for b.Loop() {

@@ -37,8 +37,41 @@ const (
 	Balances Rule = "balances"
 )
 
+// The rules on questions. A question is known by its value, and may be put several times.
+const (
+	// Replied: the reply to a question is that of the probe that was asked, and has its value.
+	Replied Rule = "replied"
+	// OneReply: all replies to one question are the same, and those to two questions are not.
+	OneReply Rule = "one-reply"
+	// ReplyOrder: a reply that was shown before another question began is before that one's, if one probe gave both.
+	ReplyOrder Rule = "reply-order"
+	// Counted: probes have taken the questions that they were asked, and given the replies, each once.
+	Counted Rule = "counted"
+)
+
+// The rules on reminders.
+const (
+	// Fired: a reminder that was set and not forgotten fired, once if it does not repeat; and nothing else fired.
+	Fired Rule = "fired"
+	// Punctual: no reminder fired before it was due, by the time of the journal.
+	Punctual Rule = "punctual"
+)
+
+// The rules on subscribers.
+const (
+	// SeenOnce: a subscriber sees nothing twice, however often it had to begin again.
+	SeenOnce Rule = "seen-once"
+	// SeenAll: a subscriber sees all that is in the journal.
+	SeenAll Rule = "seen-all"
+	// SeenOrder: a subscriber sees nothing that is not in the journal, and all of a shard in the order of the journal.
+	SeenOrder Rule = "seen-order"
+	// Announced: an acknowledged announcement is in the stream once, and one that failed is not.
+	Announced Rule = "announced"
+)
+
 var rules = []Rule{
 	Twice, Nowhere, FailedApplied, Early, Lost, Forked, Shrunk, Overtaken, ProducerOrder, Sends, SendOrder, Balances,
+	Replied, OneReply, ReplyOrder, Counted, Fired, Punctual, SeenOnce, SeenAll, SeenOrder, Announced,
 }
 
 var docs = map[Rule]string{
@@ -54,6 +87,16 @@ var docs = map[Rule]string{
 	Sends:         "what was sent was received once, and nothing else was",
 	SendOrder:     "what one grain sent to another was received in that order",
 	Balances:      "balances are what was received less what was sent, and sum to 0",
+	Replied:       "a reply has the value of its question, and is of the probe that was asked",
+	OneReply:      "one question has one reply, and no two have the same",
+	ReplyOrder:    "a reply that was shown before another question began is before that one's",
+	Counted:       "probes count each question that they were asked, and each reply, once",
+	Fired:         "a reminder that was set and not forgotten fired once, and nothing else did",
+	Punctual:      "no reminder fired before it was due",
+	SeenOnce:      "a subscriber sees nothing twice",
+	SeenAll:       "a subscriber sees all that is in the journal",
+	SeenOrder:     "a subscriber sees what is in the journal, in its order",
+	Announced:     "an acknowledged announcement is in the stream once, and one that failed is not",
 }
 
 // Rules are all of them.

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 
@@ -21,7 +22,21 @@ type world struct {
 	pairs    [][2]string            // with a channel
 	amounts  map[uint64]int64
 	clock    int64
+	replies  map[uint64]workload.Reply
+	set      []*reminding // and pending
+	feeds    []Feed
+	nth      int // item of all feeds
 }
+
+// reminding is a reminder that is pending.
+type reminding struct {
+	key    string
+	value  uint64
+	repeat bool
+}
+
+// shardsOf a world.
+const shardsOf = 3
 
 // try is an operation under way.
 type try struct {
@@ -29,16 +44,23 @@ type try struct {
 	record  int
 	applied bool
 	values  []uint64
+	reply   workload.Reply
+	refused bool // it was done, and had no effect
 }
 
 // pipeline is how many operations a client has under way.
 const pipeline = 3
 
 // play runs a world of so many steps and heals it.
-func play(o workload.Options, steps int) (*workload.History, Final) {
+func play(o workload.Options, steps int) (*workload.History, Final, []Feed) {
+	o.More = true
 	w := &world{
 		random: rand.New(rand.NewPCG(o.Seed, 77)), work: workload.New(o),
 		grains: map[string]*Grain{}, applied: map[uint64]bool{}, channels: map[[2]string][]uint64{}, amounts: map[uint64]int64{},
+		replies: map[uint64]workload.Reply{},
+	}
+	for shard := range uint64(shardsOf) {
+		w.feeds = append(w.feeds, Feed{Subscriber: "stream", Shard: shard + 1, Announced: true})
 	}
 	w.clients = make([][]*try, w.work.Clients())
 	for range steps {
@@ -52,6 +74,8 @@ func play(o workload.Options, steps int) (*workload.History, Final) {
 			w.given = slices.Delete(w.given, i, i+1)
 		case len(w.pairs) > 0 && w.one(4):
 			w.deliver(w.random.IntN(len(w.pairs)))
+		case len(w.set) > 0 && w.one(60):
+			w.fire(w.random.IntN(len(w.set)))
 		default:
 			w.act(w.random.IntN(len(w.clients)))
 		}
@@ -65,11 +89,20 @@ func play(o workload.Options, steps int) (*workload.History, Final) {
 	for len(w.pairs) > 0 {
 		w.deliver(0)
 	}
+	for i := len(w.set) - 1; i >= 0; i-- {
+		w.fire(i)
+	}
+	for _, r := range w.set { // those that repeat
+		w.grain(r.key).Pending = append(w.grain(r.key).Pending, r.value)
+	}
 	final := Final{}
 	for key, g := range w.grains {
 		final[key] = *g
 	}
-	return &w.history, final
+	for i := range w.feeds {
+		w.feeds[i].Seen = slices.Clone(w.feeds[i].Journal)
+	}
+	return &w.history, final, w.feeds
 }
 
 // one time in n.
@@ -91,6 +124,8 @@ func (w *world) act(client int) {
 	switch {
 	case t.applied && w.one(10):
 		w.end(client, i, workload.Unknown)
+	case t.refused:
+		w.end(client, i, workload.Failed)
 	case t.applied:
 		w.end(client, i, workload.OK)
 	case w.one(12):
@@ -105,7 +140,11 @@ func (w *world) act(client int) {
 
 func (w *world) end(client, i int, o workload.Outcome) {
 	t := w.clients[client][i]
-	w.history.End(t.record, w.clock, o, t.values)
+	if t.Action == workload.Ask {
+		w.history.EndAsk(t.record, w.clock, o, t.reply)
+	} else {
+		w.history.End(t.record, w.clock, o, t.values)
+	}
 	w.clients[client] = slices.Delete(w.clients[client], i, i+1)
 }
 
@@ -142,6 +181,10 @@ func (w *world) grain(key string) *Grain {
 func (w *world) apply(t *try) {
 	t.applied = true
 	g := w.grain(t.Key)
+	if !t.Action.Reads() && t.Action != workload.Append {
+		w.event(t, g)
+		return
+	}
 	switch {
 	case t.Action == workload.Read:
 		t.values = slices.Clip(g.Values)
@@ -160,6 +203,54 @@ func (w *world) apply(t *try) {
 			w.pairs = append(w.pairs, pair)
 		}
 		w.channels[pair] = append(w.channels[pair], t.Value)
+	}
+}
+
+// event does what is none on a list.
+func (w *world) event(t *try, g *Grain) {
+	again := w.applied[t.Value]
+	w.applied[t.Value] = true
+	switch t.Action {
+	case workload.Ask:
+		if !again {
+			g.Questions++
+			by := t.Key
+			if t.To != "" {
+				by = t.To
+			}
+			w.grain(by).Replies++
+			w.replies[t.Value] = workload.Reply{Value: t.Value, By: by, Count: w.grain(by).Replies}
+		}
+		t.reply = w.replies[t.Value]
+	case workload.Announce:
+		if f := &w.feeds[len(t.Key)*31%shardsOf]; !again {
+			w.nth++
+			f.Journal = append(f.Journal, Item{At: fmt.Sprint(w.nth), What: t.String(), Value: t.Value})
+		}
+	case workload.Remind:
+		if !again {
+			w.set = append(w.set, &reminding{t.Key, t.Value, t.Every > 0})
+		}
+	case workload.Forget:
+		i := slices.IndexFunc(w.set, func(r *reminding) bool { return r.value == t.Of })
+		switch {
+		case again:
+			t.refused = w.replies[t.Value].Count == 0
+		case i < 0:
+			t.refused = true
+		default:
+			w.set = slices.Delete(w.set, i, i+1)
+			w.replies[t.Value] = workload.Reply{Count: 1} // so that it is not refused when it comes again
+		}
+	}
+}
+
+// fire lets a reminder fire.
+func (w *world) fire(i int) {
+	r := w.set[i]
+	w.grain(r.key).Reminded = append(w.grain(r.key).Reminded, r.value)
+	if !r.repeat {
+		w.set = slices.Delete(w.set, i, i+1)
 	}
 }
 

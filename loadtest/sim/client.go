@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/granary-dev/granary/actors"
@@ -31,11 +32,12 @@ const source = "/sim"
 
 // message is an operation as a client sends it.
 func (w *world) message(op *workload.Operation) *granaryv1.Event {
-	payload, err := op.Event().MarshalVT()
+	event := op.Event()
+	payload, err := event.MarshalVT()
 	if err != nil {
 		w.fail("%v: %v", op, err)
 	}
-	e := &granaryv1.Event{Grain: op.Grain(), Type: "Append", Time: timestamppb.New(time.Unix(0, op.EventTime)),
+	e := &granaryv1.Event{Grain: op.Grain(), Type: string(event.ProtoReflect().Descriptor().Name()), Time: timestamppb.New(time.Unix(0, op.EventTime)),
 		Payload: &granaryv1.Event_Protobuf{Protobuf: payload}}
 	if id := op.ID(); id != "" {
 		e.Id, e.Source = id, source
@@ -51,8 +53,18 @@ func (w *world) begin(op workload.Operation) int {
 
 func (w *world) end(i int, outcome workload.Outcome, values []uint64) {
 	op := &w.history.Records()[i]
-	w.trace("c%d %s: %v: %v", op.Client, op.Key, &op.Operation, outcome)
 	w.history.End(i, int64(w.now), outcome, values)
+	w.ended(op)
+}
+
+func (w *world) endAsk(i int, outcome workload.Outcome, reply workload.Reply) {
+	w.history.EndAsk(i, int64(w.now), outcome, reply)
+	w.ended(&w.history.Records()[i])
+}
+
+func (w *world) ended(op *workload.Record) {
+	outcome := op.Outcome
+	w.trace("c%d %s: %v: %v", op.Client, op.Key, &op.Operation, outcome)
 	if outcome == workload.OK {
 		w.acked++
 	}
@@ -184,41 +196,116 @@ func (c *caller) next() {
 	w := c.world
 	c.busy = true
 	op := w.workload.Next(c.id, w.clock().UnixNano())
-	if op.Action != workload.Append {
+	switch {
+	case op.Action.Reads():
 		w.read(op, func() { c.busy = false })
-		return
+	case op.Action == workload.Ask:
+		c.ask(op, 3)
+	default:
+		c.try(op, 3)
 	}
-	c.try(op, 3)
+}
+
+// ask puts a question, and again with the same id where that makes sense. Now and then what was answered is answered again.
+func (c *caller) ask(op workload.Operation, tries int) {
+	w := c.world
+	w.askOnce(op, w.between(50*time.Millisecond, patience), func(outcome workload.Outcome, r *actors.Result) {
+		switch {
+		case outcome == workload.OK && w.chance(lateAnswers):
+			c.try(w.workload.Answer(c.id, fmt.Sprintf("%s#%d", op.Grain(), r.Seq), w.clock().UnixNano()), 3)
+		case outcome == workload.OK || tries <= 1:
+			c.busy = false
+		default:
+			op.Repeat = true
+			w.after(w.between(10*time.Millisecond, 500*time.Millisecond), func() { c.ask(op, tries-1) })
+		}
+	})
+}
+
+// lateAnswers is the share of questions that somebody tries to answer once more.
+const lateAnswers = 0.15
+
+// askOnce puts a question and waits so long for its reply.
+func (w *world) askOnce(op workload.Operation, wait time.Duration, done func(workload.Outcome, *actors.Result)) {
+	i := w.begin(op)
+	over := false
+	end := func(outcome workload.Outcome, reply workload.Reply, r *actors.Result) {
+		if !over {
+			over = true
+			w.endAsk(i, outcome, reply)
+			done(outcome, r)
+		}
+	}
+	w.call(op.Client, w.message(&op), wait, func(r *actors.Result, refused *answer.Refusal) {
+		switch {
+		case refused != nil && refused.Reason == answer.ShardUnavailable:
+			end(workload.Unknown, workload.Reply{}, nil)
+		case refused != nil && w.mayRefuse(refused):
+			end(workload.Failed, workload.Reply{}, nil)
+		case refused != nil:
+			w.fail("c%d %v is refused: %v", op.Client, &op, refused)
+		case r.Outcome != actors.Folded:
+			w.fail("c%d %v is %v: %s", op.Client, &op, r.Outcome, r.Reason)
+		case r.Reply == nil && !r.Deferred:
+			w.fail("c%d %v has no reply, and will have none", op.Client, &op)
+		case r.Reply == nil: // the time is over
+			end(workload.Unknown, workload.Reply{}, nil)
+		default:
+			end(workload.OK, w.reply(r.Reply), r)
+		}
+	})
+	w.after(wait+patience/2, func() { end(workload.Unknown, workload.Reply{}, nil) })
+}
+
+// reply reads what came to a question.
+func (w *world) reply(data []byte) workload.Reply {
+	a, reply := &anypb.Any{}, &probev1.Reply{}
+	err := proto.Unmarshal(data, a)
+	if err == nil {
+		err = a.UnmarshalTo(reply)
+	}
+	if err != nil {
+		w.fail("a reply that is none: %v", err)
+	}
+	return workload.Reply{Value: reply.GetValue(), By: reply.GetBy(), Count: reply.GetCount()}
 }
 
 // try publishes an event, and again with the same id where that makes sense.
 func (c *caller) try(op workload.Operation, tries int) {
 	w := c.world
-	i := w.begin(op)
-	over := false
-	end := func(outcome workload.Outcome, again bool) {
-		if over {
-			return
-		}
-		over = true
-		w.end(i, outcome, nil)
+	w.publish(op, func(_ workload.Outcome, again bool) {
 		if !again || tries <= 1 {
 			c.busy = false
 			return
 		}
 		op.Repeat = true
 		w.after(w.between(10*time.Millisecond, 500*time.Millisecond), func() { c.try(op, tries-1) })
+	})
+}
+
+// publish publishes an event by a single call, and tells whether it makes sense to do it again.
+func (w *world) publish(op workload.Operation, done func(outcome workload.Outcome, again bool)) {
+	i := w.begin(op)
+	over := false
+	end := func(outcome workload.Outcome, again bool) {
+		if !over {
+			over = true
+			w.end(i, outcome, nil)
+			done(outcome, again)
+		}
 	}
-	w.call(c.id, w.message(&op), func(r *actors.Result, refused *answer.Refusal) {
+	w.call(op.Client, w.message(&op), 0, func(r *actors.Result, refused *answer.Refusal) {
 		switch {
 		case refused != nil && (refused.Reason == answer.ShardUnavailable):
 			end(workload.Unknown, true) // what was on its way when the leader was lost may yet be committed
 		case refused != nil && w.mayRefuse(refused):
 			end(workload.Failed, true)
 		case refused != nil:
-			w.fail("c%d %v is refused: %v", c.id, &op, refused)
+			w.fail("c%d %v is refused: %v", op.Client, &op, refused)
+		case r.Outcome == actors.Rejected && op.Action == workload.Forget:
+			end(workload.Failed, false) // it has fired, or never was
 		case r.Outcome != actors.Folded:
-			w.fail("c%d %v is %v: %s", c.id, &op, r.Outcome, r.Reason)
+			w.fail("c%d %v is %v: %s", op.Client, &op, r.Outcome, r.Reason)
 		default:
 			if r.Duplicate {
 				w.report.Duplicates++

@@ -207,8 +207,9 @@ func (c *conn) answer() {
 	}
 }
 
-// call is one event published by itself: the request and its answer may be lost, each by itself.
-func (w *world) call(client int, e *granaryv1.Event, done func(r *actors.Result, refused *answer.Refusal)) {
+// call is one event published by itself: the request and its answer may be lost, each by itself. With a wait, its reply is
+// asked for, and given up after that time.
+func (w *world) call(client int, e *granaryv1.Event, wait time.Duration, done func(r *actors.Result, refused *answer.Refusal)) {
 	n := w.nodes[client%len(w.nodes)]
 	lost := func(share float64) bool { return !w.healed && w.chance(share) }
 	if lost(w.o.Faults.Cut / 2) {
@@ -237,18 +238,39 @@ func (w *world) call(client int, e *granaryv1.Event, done func(r *actors.Result,
 			return
 		}
 		p := group.Parts[0]
+		p.Batch.Ask = wait > 0
+		waits := p.Batch.Ask
+		shard := n.shards[p.Shard-1]
 		group.OnDone = func(p *intake.Part) {
+			waits = false
 			if refusal := answer.Batch(&p.Batch); refusal != nil {
 				answered(nil, refusal)
 				return
 			}
 			r := p.Results()[0]
+			if w.ambush && r.Deferred && !shard.machine.Quiet() {
+				w.springs()
+			}
 			answered(&r, nil)
 		}
-		if err := n.shards[p.Shard-1].publish(&p.Batch); err != nil {
+		if err := shard.publish(&p.Batch); err != nil {
 			answered(nil, answer.Routing(err))
+			return
+		}
+		if wait > 0 {
+			n.after(wait, func() {
+				if waits {
+					shard.post(actors.GiveUp{Batch: &p.Batch})
+				}
+			})
 		}
 	})
+}
+
+// springs is what an ambush does: the power fails in the next sync, so that what this read or reply must not show yet may
+// never come to be.
+func (w *world) springs() {
+	w.ambush, w.planned = false, &plannedCrash{in: 1, seed: w.rnd.Uint64(), chance: w.rnd.Float64() / 2}
 }
 
 // ask reads a grain. The question and its answer may be lost.
@@ -264,8 +286,7 @@ func (w *world) ask(client int, get *actors.Get, stale bool, done func(*actors.R
 		}
 		s := n.shards[n.table.Shard("", get.Kind.Name, get.Key)-1]
 		if w.ambush && !s.machine.Quiet() {
-			// the power fails in the next sync: what this read must not show yet may never come to be
-			w.ambush, w.planned = false, &plannedCrash{in: 1, seed: w.rnd.Uint64(), chance: w.rnd.Float64() / 2}
+			w.springs()
 		}
 		s.post(&actors.Read{Stale: stale, Get: get, Done: func(r *actors.Read) {
 			w.after(w.between(50*time.Microsecond, 2*time.Millisecond), func() { done(r) })

@@ -43,7 +43,9 @@ type node struct {
 	work   []work
 	due    bool // a round of the commit loop is on its way
 	conns  []*conn
+	calls  []*subscribeCall
 	fatal  string // what the store said when it could not go on
+	broken bool   // the store panicked, and may hold its locks for ever
 }
 
 // work is what a shard asks of its group, or a tick for all.
@@ -58,6 +60,8 @@ type shard struct {
 	node       *node
 	id         uint64
 	machine    *actors.Shard
+	index      *persistence.Index
+	log        *persistence.Log
 	queue      []any
 	queued     int
 	due        bool
@@ -103,6 +107,7 @@ func (w *world) startNode(id int, disk *Disk) (*node, error) {
 			s.failed = err
 			continue
 		}
+		s.index, s.log = index, log
 		s.machine = actors.NewShard(actors.Config{Shard: s.id, Shards: uint64(n.table.Len()), Catalog: w.catalog, Index: index, System: n.system,
 			Route:        func(kind string, key []byte) uint64 { return n.table.ShardOf("", kind, key) },
 			MemoryBudget: w.budget / int64(n.table.Len()), CheckpointRecords: w.checkpoint, CutGrains: w.cutGrains, Flights: w.flights})
@@ -201,7 +206,7 @@ func (n *node) round() {
 	}
 	if n.host.Busy() || len(n.work) > 0 {
 		n.due = true
-		n.after(n.world.between(100*time.Microsecond, 3*time.Millisecond), n.round)
+		n.after(n.world.between(100*time.Microsecond, n.world.slowestSync()), n.round)
 	}
 }
 
@@ -211,6 +216,7 @@ func (n *node) sync() (err error) {
 		if p := recover(); p != nil {
 			what, ok := p.(stored)
 			if !ok {
+				n.broken = true
 				panic(p)
 			}
 			err = errors.New(string(what))
@@ -365,10 +371,16 @@ func (n *node) bury() {
 	for _, c := range n.conns {
 		c.cut()
 	}
-	n.conns = nil
+	for _, c := range n.calls {
+		c.cut()
+	}
+	n.conns, n.calls = nil, nil
 	n.system.Shutdown()
 	if n.fatal == "" {
 		_ = n.loop.Close()
+	}
+	if n.broken {
+		return
 	}
 	// into files that no one will see again, and after a fatal error with a complaint
 	defer func() { _ = recover() }()

@@ -13,6 +13,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,9 +23,11 @@ import (
 	"time"
 
 	"github.com/granary-dev/granary/actors"
+	"github.com/granary-dev/granary/gateway/subscription"
 	"github.com/granary-dev/granary/grains"
 	"github.com/granary-dev/granary/loadtest/judge"
 	"github.com/granary-dev/granary/loadtest/workload"
+	"github.com/granary-dev/granary/persistence"
 )
 
 // Options of a run. The zero value of a field means its default.
@@ -142,7 +145,7 @@ func Run(t *testing.T, o Options) *Report {
 		w.o.Faults = drawFaults(w.rnd)
 	}
 	w.install(o.Catalog)
-	w.workload = workload.New(workload.Options{Seed: o.Seed, Clients: o.Clients})
+	w.workload = workload.New(workload.Options{Seed: o.Seed, Clients: o.Clients, More: true})
 	w.hash.Reset()
 	cryptotest.SetGlobalRandom(t, o.Seed)
 	synctest.Test(t, func(*testing.T) { w.run() })
@@ -169,23 +172,112 @@ func (w *world) run() {
 		}
 		w.works(i)
 	}
+	w.subscribers = append(w.subscribers, w.newSubscriber(subscription.Config{Kind: workload.Kind}), w.newSubscriber(subscription.Config{Stream: announcements}))
 	w.trouble()
 	w.until(w.o.Virtual, never)
 	w.until(4*w.o.Virtual, func() bool {
 		return w.acked >= w.enough() && w.report.Crashes > 0 && len(w.report.Faults) >= 3
 	})
 	w.heal()
-	// what has no outcome gets one, and what is on its way arrives
-	end := w.now + time.Minute
-	w.until(end, w.settled)
-	if w.over {
-		return
+	if w.settle() && w.askAgain() && w.forget() {
+		w.finish()
 	}
-	if !w.settled() {
-		w.fail("no progress: a minute after all was healed, %s", w.unsettled())
-		return
+}
+
+// settle waits until what has no outcome has one, and what is on its way has arrived.
+func (w *world) settle() bool {
+	w.until(w.now+time.Minute, w.settled)
+	if !w.over && !w.settled() {
+		w.fail("no progress: after a minute without faults, %s", w.unsettled())
 	}
-	w.finish()
+	return !w.over
+}
+
+// askAgain puts all questions again that may have been taken. The reply is the one that is there already.
+func (w *world) askAgain() bool {
+	asked := map[uint64]bool{}
+	var again []workload.Operation
+	for _, r := range w.history.Records() {
+		if r.Action == workload.Ask && r.Outcome != workload.Failed && !asked[r.Value] {
+			asked[r.Value] = true
+			again = append(again, r.Operation)
+		}
+	}
+	left := len(again)
+	for _, op := range again {
+		op.Repeat = true
+		w.after(w.between(0, time.Second), func() {
+			w.askOnce(op, patience, func(outcome workload.Outcome, _ *actors.Result) {
+				if left--; outcome != workload.OK {
+					w.fail("%s of %s has no reply although all was healed and settled", &op, op.Key)
+				}
+			})
+		})
+	}
+	w.until(w.now+10*time.Second, func() bool { return left == 0 })
+	return !w.over && w.settle()
+}
+
+// forget takes back what repeats, and waits until all other reminders have fired. Those of a journal whose clock was ahead
+// come when the clock has caught up.
+func (w *world) forget() bool {
+	type fate struct{ maybe, forgotten bool }
+	repeating := map[uint64]*fate{}
+	var all []*workload.Operation
+	for _, r := range w.history.Records() {
+		switch f := repeating[r.Value]; {
+		case r.Action == workload.Remind && r.Every > 0 && f == nil:
+			repeating[r.Value] = &fate{maybe: r.Outcome != workload.Failed}
+			all = append(all, &r.Operation)
+		case r.Action == workload.Remind && r.Every > 0:
+			f.maybe = f.maybe || r.Outcome != workload.Failed
+		case r.Action == workload.Forget && r.Outcome == workload.OK && repeating[r.Of] != nil:
+			repeating[r.Of].forgotten = true
+		}
+	}
+	left := 0
+	for _, op := range all {
+		if f := repeating[op.Value]; f.maybe && !f.forgotten {
+			left++
+			w.publish(w.workload.Forget(op, w.clock().UnixNano()), func(_ workload.Outcome, again bool) {
+				if left--; again {
+					w.fail("%s cannot be forgotten although all was healed and settled", op)
+				}
+			})
+		}
+	}
+	due, looked := "", time.Duration(0)
+	w.until(w.now+2*time.Minute, func() bool {
+		if left > 0 || w.now < looked+100*time.Millisecond {
+			return false
+		}
+		looked = w.now
+		due = w.due()
+		return due == ""
+	})
+	if !w.over && (left > 0 || due != "") {
+		w.fail("no progress: two minutes after all was healed, %d reminders are not forgotten, and %s", left, due)
+	}
+	return !w.over && w.settle()
+}
+
+// due names a reminder that is pending; empty: there is none.
+func (w *world) due() string {
+	for _, n := range w.nodes {
+		if n == nil {
+			return "a node is down"
+		}
+		for _, s := range n.shards {
+			page, err := s.index.Due(math.MaxInt64, &persistence.Timer{}, 1) // behind none, so that nothing is noted of this search
+			if err != nil && !w.damaged(n, err.Error()) {
+				w.fail("n%d s%d: reminders: %v", n.id, s.id, err)
+			}
+			if len(page) > 0 {
+				return fmt.Sprintf("reminder %d of %q is pending in s%d and due at %d", page[0].ID, page[0].Grain, s.id, page[0].Due)
+			}
+		}
+	}
+	return ""
 }
 
 func never() bool { return false }
@@ -310,6 +402,10 @@ func (w *world) finish() {
 	if w.over {
 		return
 	}
+	feeds := w.hear()
+	if w.over {
+		return
+	}
 	for i, n := range w.nodes {
 		w.nodes[i] = nil
 		if err := n.close(); err != nil {
@@ -323,7 +419,7 @@ func (w *world) finish() {
 			w.fail("verify: %v", err)
 		}
 	}
-	w.judge(final)
+	w.judge(final, feeds)
 }
 
 // readBack reads the probes that were ever written to.
@@ -347,7 +443,13 @@ func (w *world) readBack() judge.Final {
 				return
 			}
 			probe := w.decode(get.State)
-			final[key] = judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance()}
+			g := judge.Grain{Values: probe.GetValues(), Received: probe.GetReceived(), Uncounted: probe.GetUncounted(), Balance: probe.GetBalance(),
+				Questions: probe.GetQuestions(), Replies: probe.GetReplies(), Reminded: probe.GetReminded(), RemindedUncounted: probe.GetRemindedUncounted(),
+				Unexpected: probe.GetUnexpected(), Early: probe.GetEarly()}
+			for _, p := range probe.GetPending() {
+				g.Pending = append(g.Pending, p.GetValue())
+			}
+			final[key] = g
 		})
 	}
 	w.until(w.now+time.Minute, func() bool { return left == 0 })
@@ -358,8 +460,8 @@ func (w *world) readBack() judge.Final {
 }
 
 // judge holds what clients saw against what is there.
-func (w *world) judge(final judge.Final) {
-	for _, v := range judge.Check(&w.history, final) {
+func (w *world) judge(final judge.Final, feeds []judge.Feed) {
+	for _, v := range append(judge.Check(&w.history, final), judge.CheckFeeds(&w.history, feeds)...) {
 		w.fail("%v", v)
 		if v.Key != "" && len(w.report.Violations) == 1 {
 			w.report.Story = w.history.Timeline(v.Key)

@@ -21,7 +21,7 @@ import (
 )
 
 // usualSeeds is how many seeds a plain run of the tests has.
-var usualSeeds = 100
+var usualSeeds = 70
 
 var (
 	seeds    = flag.Int("seeds", 0, "how many seeds to run")

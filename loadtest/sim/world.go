@@ -45,9 +45,10 @@ type world struct {
 	// planned is the crash that comes at one of the next syncs of the log.
 	planned *plannedCrash
 	// ambush waits for a read of what is not committed yet, and plans a crash then
-	ambush  bool
-	flipped *Flip // on the disk, and not found yet
-	clients []client
+	ambush      bool
+	flipped     *Flip // on the disk, and not found yet
+	clients     []client
+	subscribers []*subscriber
 
 	catalog  *grains.Catalog // of the binary that nodes start with
 	raises   int             // how many newer ones came
@@ -248,6 +249,18 @@ func (w *world) crash(n *node, left *Disk) {
 		}
 	}
 	w.after(w.between(10*time.Millisecond, time.Second), func() { w.start(n.id) })
+}
+
+// slowSyncs is the share of syncs that take much longer than usual, so that much else happens before their commit.
+const slowSyncs = 0.002
+
+// slowestSync is how long a sync takes at most.
+func (w *world) slowestSync() time.Duration {
+	if !w.healed && w.chance(slowSyncs) {
+		w.count("slow sync")
+		return time.Second
+	}
+	return 3 * time.Millisecond
 }
 
 // dies tells whether a planned crash has come during a sync.

@@ -45,6 +45,8 @@ type Record struct {
 	Outcome Outcome
 	// Values that a read showed.
 	Values []uint64
+	// Reply to a question that is OK.
+	Reply Reply
 	// Began and Ended count the calls of Begin and End: smaller is earlier. Ended is 0 for what has not ended.
 	Began, Ended int64
 	// BeganAt and EndedAt are the times by the driver's clock, in nanoseconds. Only people look at them.
@@ -67,8 +69,16 @@ func (h *History) End(i int, at int64, outcome Outcome, values []uint64) {
 	}
 	h.calls++
 	r.Ended, r.EndedAt, r.Outcome = h.calls, at, outcome
-	if outcome == OK && r.Action != Append {
+	if outcome == OK && r.Action.Reads() {
 		r.Values = h.share(r.Key, values)
+	}
+}
+
+// EndAsk is [History.End] for a question, with its reply.
+func (h *History) EndAsk(i int, at int64, outcome Outcome, reply Reply) {
+	h.End(i, at, outcome, nil)
+	if outcome == OK {
+		h.records[i].Reply = reply
 	}
 }
 

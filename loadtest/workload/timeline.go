@@ -45,8 +45,11 @@ func (h *History) Timeline(key string) string {
 		}
 		if l.mark == '<' {
 			fmt.Fprintf(&b, ": %s", r.Outcome)
-			if r.Outcome == OK && r.Action != Append {
+			switch {
+			case r.Outcome == OK && r.Action.Reads():
 				fmt.Fprintf(&b, ", %s", FormatList(r.Values))
+			case r.Outcome == OK && r.Action == Ask:
+				fmt.Fprintf(&b, ", reply %d of %s", r.Reply.Count, r.Reply.By)
 			}
 		}
 		b.WriteByte('\n')

@@ -1,11 +1,11 @@
 // Package workload is what the clients of a test run do, and the record of what they saw.
 //
 // Here live the operations ([Workload.Next]: appends to the lists of probes, transfers between them, reads, retries on
-// purpose), drawn from a seed, and the [History] of them: when each began and ended, how, and what a read showed. Here
+// purpose; and, with [Options.More], questions, announcements and reminders), drawn from a seed, and the [History] of them: when each began and ended, how, and what a read showed. Here
 // never live a connection, a clock or a goroutine: whoever drives a run (a simulation, a torture, a load) sends the
 // operations and gives the times. Whether what they saw was right is for package judge to say.
 //
-// Invariant: the same options and the same calls give the same operations; and a value belongs to one append only, so
+// Invariant: the same options and the same calls give the same operations; and a value belongs to one operation only, so
 // that whoever finds a value in a list knows whose it is.
 package workload
 
@@ -51,6 +51,8 @@ type Options struct {
 	Values int
 	// Prefix of all keys, for a cluster that sees several runs.
 	Prefix string
+	// More lets callers ask, announce, and set and forget reminders as well.
+	More bool
 }
 
 // Workload draws operations. Not safe for concurrent use.
@@ -65,7 +67,9 @@ type Workload struct {
 type client struct {
 	random *rand.Rand
 	values uint64      // handed out so far
-	recent []Operation // the last appends, oldest at values%memory once there are enough
+	recent []Operation // some of its last events
+	// reminders that were not forgotten; whether they were set, and have fired, is not known here
+	reminders []Operation
 }
 
 // slot is a place for one grain at a time.
@@ -115,6 +119,11 @@ func (w *Workload) IsProducer(client int) bool { return client < w.o.Producers }
 // Next is what the client does now. A producer must send its events in the order in which it got them.
 func (w *Workload) Next(client int, now int64) Operation {
 	c := &w.clients[client]
+	if w.o.More && !w.IsProducer(client) {
+		if op, ok := w.more(client, now); ok {
+			return op
+		}
+	}
 	draw := c.random.IntN(100)
 	switch {
 	case draw < readShare:
@@ -131,12 +140,22 @@ func (w *Workload) Next(client int, now int64) Operation {
 	if draw >= readShare+staleShare+repeatShare+appendShare {
 		op.To, op.Amount = w.slots[w.slot(c)].key, c.random.Int64N(maxAmount+1)
 	}
+	c.remember(op)
+	return op
+}
+
+// remember keeps an event, to be repeated.
+func (c *client) remember(op Operation) {
 	if len(c.recent) < memory {
 		c.recent = append(c.recent, op)
 	} else {
 		c.recent[c.values%memory] = op
 	}
-	return op
+}
+
+// value is the last one that was handed out to a client.
+func (w *Workload) value(client int) uint64 {
+	return uint64(client)<<clientBits | w.clients[client].values
 }
 
 // slot draws where an operation goes.
@@ -169,7 +188,7 @@ func (w *Workload) append(client int, now int64) Operation {
 	c.values++
 	op := Operation{
 		Client: client, Action: Append, Key: s.key, Contended: i < w.o.Contended,
-		Value: uint64(client)<<clientBits | c.values, EventTime: now,
+		Value: w.value(client), EventTime: now,
 	}
 	if w.IsProducer(client) {
 		op.Sequence = c.values

@@ -88,6 +88,59 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// TestMore: callers do all the rest as well, producers do not; all have values of their own, and what is forgotten was set.
+func TestMore(t *testing.T) {
+	w := New(Options{Seed: 1, More: true})
+	first, forgotten := map[uint64]Operation{}, map[uint64]bool{}
+	counts := map[Action]int{}
+	elsewhere, repeating := 0, 0
+	const n = 20_000
+	for _, op := range draw(w, n) {
+		counts[op.Action]++
+		if op.Action.Reads() {
+			continue
+		}
+		before, known := first[op.Value]
+		if known != op.Repeat {
+			t.Fatalf("%+v: known %v", op, known)
+		}
+		if op.Repeat {
+			if op.Repeat = false; op != before {
+				t.Fatalf("%+v repeats %+v", op, before)
+			}
+			continue
+		}
+		first[op.Value] = op
+		switch {
+		case op.Action != Append && (w.IsProducer(op.Client) || op.ID() == "" || op.Key == ""):
+			t.Fatalf("%+v", op)
+		case op.Action == Ask && op.To != "":
+			elsewhere++
+		case op.Action == Remind && op.Every > 0:
+			repeating++
+		case op.Action == Remind && (op.After < 0 || op.After >= maxDelay):
+			t.Fatalf("%+v", op)
+		case op.Action == Forget:
+			if of := first[op.Of]; of.Action != Remind || of.Key != op.Key || of.Client != op.Client || forgotten[op.Of] {
+				t.Fatalf("%+v forgets %+v", op, of)
+			}
+			forgotten[op.Of] = true
+		}
+	}
+	for _, a := range []Action{Append, Read, StaleRead, Ask, Announce, Remind, Forget} {
+		if counts[a] < n/100 {
+			t.Errorf("only %d of %d operations are %s", counts[a], n, a.name())
+		}
+	}
+	if elsewhere < n/100 || repeating < n/400 {
+		t.Errorf("%d questions are answered elsewhere, %d reminders repeat", elsewhere, repeating)
+	}
+	token := "probe/x#3"
+	if op := w.Answer(7, token, 5); op.Action != Answer || op.Token != token || op.Event() == nil || op.Value == 0 {
+		t.Errorf("%+v", op)
+	}
+}
+
 func (a Action) name() string { return (&Operation{Action: a}).String() }
 
 func TestTimeline(t *testing.T) {

@@ -196,7 +196,7 @@ func Read(r io.ReaderAt, size int64, number uint32, fn func(Damage)) error {
 			if left := len(block) - p; len(block) == Block && left < syncedHeader && len(bytes.Trim(b, "\x00")) == 0 {
 				break // too little room for a header: the next block
 			}
-			if bit, chunk := flipped(b, number); chunk != nil && !maybeTorn(b, bit/8, len(chunk)) {
+			if bit, chunk := flipped(b, number); chunk != nil && !maybeTorn(block, p, p+bit/8, p+len(chunk)) {
 				c.chunk(chunk, &Damage{Offset: at + int64(p) + int64(bit/8), What: fmt.Sprintf("bit %d is flipped", bit%8), Within: bit / 8})
 				p += len(chunk)
 				continue
@@ -218,10 +218,17 @@ func Read(r io.ReaderAt, size int64, number uint32, fn func(Damage)) error {
 	return nil
 }
 
-// maybeTorn tells whether a chunk that one bit would repair may as well be one of which the end was not written: from
-// the byte with that bit on all is zero, in the chunk and behind it.
-func maybeTorn(b []byte, from, end int) bool {
-	return len(bytes.Trim(b[from:end], "\x00")) == 0 && len(bytes.Trim(b[end:], "\x00")) == 0
+// sector is what a disk writes as a whole. A crash may leave any of those that were not synced unwritten, the later ones
+// there or not.
+const sector = 512
+
+// maybeTorn tells whether the chunk of a block from start to end, which one bit at byte bad would repair, may as well be
+// one of which some was not written: from that byte on all is zero, in the chunk and behind it; or all that the chunk has
+// in that byte's sector is.
+func maybeTorn(block []byte, start, bad, end int) bool {
+	zero := func(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+	first := bad / sector * sector
+	return zero(block[bad:]) || zero(block[max(start, first):min(end, first+sector)])
 }
 
 func readBlock(r io.ReaderAt, size, at int64, buf []byte) ([]byte, error) {

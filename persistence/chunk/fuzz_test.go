@@ -2,6 +2,7 @@ package chunk_test
 
 import (
 	"bytes"
+	"math/bits"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/record"
@@ -75,4 +76,31 @@ func FuzzTorn(f *testing.F) {
 			t.Fatalf("bit %d of the first record of %d bytes is flipped, and nothing is found", bit, size(a))
 		}
 	})
+}
+
+// TestTornStart: a crash may leave the sector unwritten that the last chunk begins in, and write the next one. When the
+// chunk had but one byte there, with one bit in it, that is no flipped bit. In front of a whole record it is.
+func TestTornStart(t *testing.T) {
+	const sector = 512
+	planted := 0
+	for size := range 200 {
+		good := stream(t, sector-1-7, size) // the second chunk begins with the last byte of a sector
+		if bits.OnesCount8(good[sector-1]) != 1 {
+			continue
+		}
+		planted++
+		torn := bytes.Clone(good)
+		torn[sector-1] = 0
+		if d := damage(t, torn, 0); len(d) > 0 {
+			t.Errorf("%d bytes: %+v", size, d[0])
+		}
+		flipped := stream(t, sector-1-7, size, 3)
+		flipped[sector-1] = 0
+		if d := damage(t, flipped, 0); len(d) == 0 {
+			t.Errorf("%d bytes: a bit is flipped in front of a whole record, and nothing is found", size)
+		}
+	}
+	if planted == 0 {
+		t.Error("no chunk begins with a byte that has one bit")
+	}
 }
