@@ -391,6 +391,8 @@ func (w *world) unsettled() string {
 			return fmt.Sprintf("%d of %d shards lead", n.led, len(n.shards))
 		case !n.quiet():
 			return "some sends have not arrived"
+		case n.store.Full():
+			return "a node has not seen yet that its disk has room again"
 		}
 	}
 	return ""
