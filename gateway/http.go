@@ -38,7 +38,7 @@ func (g *Gateway) newHTTP() *http.Server {
 	}
 	handle := func(path string, h http.Handler) { mux.Handle(path, front(h)) }
 	handle(granaryv1connect.NewEventServiceHandler(eventService{g: g}, options...))
-	handle(granaryv1connect.NewGrainServiceHandler(grainService{g: g}, options...))
+	handle(granaryv1connect.NewGrainServiceHandler(grainService{g}, options...))
 	handle(granaryv1connect.NewKindServiceHandler(kindService{g}, options...))
 	handle(granaryv1connect.NewStreamServiceHandler(streamService{g: g}, options...))
 	handle(granaryv1connect.NewDeadLetterServiceHandler(deadLetterService{g}, options...))
@@ -100,7 +100,6 @@ func (s eventService) Ask(ctx context.Context, req *connect.Request[granaryv1.As
 }
 
 type grainService struct {
-	granaryv1connect.UnimplementedGrainServiceHandler
 	g *Gateway
 }
 
